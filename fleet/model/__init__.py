@@ -1,0 +1,1 @@
+"""Frozen values that travel through every layer; no behaviour beyond naming and no I/O."""
