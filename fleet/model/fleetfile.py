@@ -145,10 +145,11 @@ class Problem(msgspec.Struct, frozen=True):
     line: int
     column: int
     path: str
-    """Where in the document: `bundles[0].strategy`."""
+    """Where in the document: `bundles[0].strategy`; empty where it has no structure (a syntax error)."""
     message: str
     suggestion: str | None = None
 
     def __str__(self) -> str:
         hint = f", did you mean `{self.suggestion}`?" if self.suggestion else ""
-        return f"{self.file}:{self.line}:{self.column}: {self.path}: {self.message}{hint}"
+        path = f"{self.path}: " if self.path else ""
+        return f"{self.file}:{self.line}:{self.column}: {path}{self.message}{hint}"
