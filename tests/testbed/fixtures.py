@@ -1,0 +1,80 @@
+"""The pytest side of the testbed: clusters that a run shares, a namespace for each test.
+
+Loaded by `pytest_plugins = ["tests.testbed.fixtures"]`. A part that cannot be had on this machine skips the tests that
+need it; the reason names the part. `FLEET_TESTBED_CLUSTERS` sets how many clusters a run starts with (2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.testbed.cluster import Cluster, Clusters, start_clusters
+from tests.testbed.errors import ApiFailed, PartMissing
+
+_DEFAULT_CLUSTERS = "2"
+
+
+@contextlib.contextmanager
+def skipping() -> Iterator[None]:
+    """Turns PartMissing into a skip whose reason begins with the part's name."""
+    try:
+        yield
+    except PartMissing as missing:
+        pytest.skip(f"missing part: {missing}")
+
+
+@pytest.fixture(scope="session")
+def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
+    """Clusters with controllers, shared by the whole run; a test that needs more calls `clusters.ensure(4)`.
+
+    A test may break one on purpose: the next test finds it running again, but with the objects that are left.
+    """
+    with skipping():
+        count = int(os.environ.get("FLEET_TESTBED_CLUSTERS", _DEFAULT_CLUSTERS))
+        running = start_clusters(count, tmp_path_factory.mktemp("clusters"))
+    with running:
+        yield running
+
+
+@pytest.fixture
+def kube_cluster(clusters: Clusters) -> Cluster:
+    """The first of the shared clusters, running."""
+    clusters[0].ensure_running()
+    return clusters[0]
+
+
+@pytest.fixture
+def namespace(clusters: Clusters, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace that no other test uses, in every cluster that runs now; its deletion is not waited for."""
+    title = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].strip("-")
+    name = f"{title or 'test'}-{uuid.uuid4().hex[:8]}"
+    used = list(clusters)
+    for cluster in used:
+        cluster.ensure_running()
+        cluster.create_namespace(name)
+    yield name
+    for cluster in used:
+        # A test may have left the server dead or empty: what is gone need not be deleted.
+        with contextlib.suppress(ApiFailed, OSError):
+            cluster.api.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def own_clusters(tmp_path: Path) -> Iterator[Callable[..., Clusters]]:
+    """Starts clusters for this test alone: `own_clusters(2, controllers=True)`; without controllers by default."""
+    with contextlib.ExitStack() as stack:
+
+        def start(count: int = 1, *, controllers: bool = False, apiserver_flags: Sequence[str] = ()) -> Clusters:
+            directory = tmp_path / f"clusters-{uuid.uuid4().hex[:8]}"
+            with skipping():
+                started = start_clusters(count, directory, controllers=controllers, apiserver_flags=apiserver_flags)
+            return stack.enter_context(started)
+
+        yield start
