@@ -111,6 +111,16 @@ class CommitInfo(Protocol):
         """Committer time, seconds since the epoch."""
 
 
+class Tree(Protocol):
+    """The files of a source at one commit, or of a working tree. Every method has a deadline and raises SourceError."""
+
+    async def hashes(self, paths: Sequence[str]) -> Mapping[str, str]:
+        """Content address of every path of `paths` that is a folder there; paths count from the root of the source."""
+
+    async def folder(self, paths: Sequence[str]) -> Path:
+        """A directory with these folders at their places; to be read only, confined, kept for at least an hour."""
+
+
 class Mirror(Protocol):
     """A bare mirror of one Git source. Every method has a deadline and raises SourceError."""
 
@@ -122,8 +132,11 @@ class Mirror(Protocol):
 
     async def info(self, sha: str) -> CommitInfo: ...
 
-    async def export(self, sha: str, path: str, into: Path) -> Path:
-        """Writes the tree at `path` of a commit below `into` (confined; symlinks that leave it are refused)."""
+    def tree(self, sha: str) -> Tree:
+        """The files of a commit that was fetched."""
+
+    async def maintain(self) -> None:
+        """Housekeeping of the local copy; to be called when there is time."""
 
     async def read(self, sha: str, path: str, limit: int) -> bytes:
         """One file of a commit; NotFound when the commit has none there; SourceError above `limit` bytes."""
