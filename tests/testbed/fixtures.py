@@ -1,4 +1,4 @@
-"""The pytest side of the testbed: clusters that a run shares, a namespace for each test.
+"""The pytest side of the testbed: clusters and a Jaeger that a run shares, a namespace and Git servers for each test.
 
 Loaded by `pytest_plugins = ["tests.testbed.fixtures"]`. A part that cannot be had on this machine skips the tests that
 need it; the reason names the part. `FLEET_TESTBED_CLUSTERS` sets how many clusters a run starts with (2).
@@ -17,6 +17,10 @@ import pytest
 
 from tests.testbed.cluster import Cluster, Clusters, start_clusters
 from tests.testbed.errors import ApiFailed, PartMissing
+from tests.testbed.git import Repository
+from tests.testbed.git_https import GitHttps
+from tests.testbed.git_ssh import GitSsh
+from tests.testbed.jaeger import Jaeger
 
 _DEFAULT_CLUSTERS = "2"
 
@@ -78,3 +82,34 @@ def own_clusters(tmp_path: Path) -> Iterator[Callable[..., Clusters]]:
             return stack.enter_context(started)
 
         yield start
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """An empty bare repository, `git/shop.git`; `git_https` and `git_ssh` serve it as `shop.git`."""
+    return Repository.create(tmp_path / "git" / "shop.git")
+
+
+@pytest.fixture
+def git_https(repository: Repository, tmp_path: Path) -> Iterator[GitHttps]:
+    """Serves the folder of `repository` over HTTPS."""
+    with GitHttps(repository.path.parent, tmp_path / "git-https") as server:
+        yield server
+
+
+@pytest.fixture
+def git_ssh(repository: Repository, tmp_path: Path) -> Iterator[GitSsh]:
+    """Serves the folder of `repository` over SSH."""
+    with skipping():
+        server = GitSsh(repository.path.parent, tmp_path / "git-ssh")
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
+    """A Jaeger for the whole run; built when first needed."""
+    with skipping():
+        server = Jaeger(tmp_path_factory.mktemp("jaeger"))
+    with server:
+        yield server
