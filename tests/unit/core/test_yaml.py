@@ -6,16 +6,17 @@ import contextlib
 
 import pytest
 import yaml as pyyaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.core import yaml
+from fleet.core.yaml import composer
 
 
 @pytest.fixture(params=["libyaml", "python"], autouse=True)
 def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "python":
-        monkeypatch.setattr(yaml, "_PARSER", pyyaml.SafeLoader)
+        monkeypatch.setattr(composer, "PARSER", pyyaml.SafeLoader)
     else:
         assert pyyaml.__with_libyaml__
 
@@ -309,6 +310,7 @@ tricky = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(json_values | tricky | st.dictionaries(tricky, tricky, max_size=4))
 def test_what_is_written_reads_back(item: object) -> None:
     text = yaml.dump_all([item, None, item])
@@ -316,6 +318,7 @@ def test_what_is_written_reads_back(item: object) -> None:
     assert yaml.load(yaml.dump_all([item]), file="f").value == item
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_bytes_never_raise_anything_else(data: bytes) -> None:
     document = yaml.examine(data, file="f")
@@ -367,6 +370,7 @@ fragments = st.lists(
 ).map("".join)
 
 
+@settings(deadline=None)
 @given(fragments | st.text(max_size=100))
 def test_text_never_raises_anything_else(text: str) -> None:
     document = yaml.examine(text, file="f")

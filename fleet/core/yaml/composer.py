@@ -1,27 +1,18 @@
-"""YAML in and out: the one module that reads it, fleet.yaml with positions and manifests fast.
+"""From the parser's events to values: positions, duplicate keys, aliases and limits are judged as events come.
 
-`examine` and `load` read one document by the YAML 1.2 core schema, `load_all` reads manifests, `dump_all` writes them.
-Every value is JSON: mappings have text keys (`8080: x` has the key "8080"), there are no dates, sets or binaries.
-
-What is refused, each with its position: duplicate keys, tags outside the core schema, keys that are not scalars,
-numbers that JSON cannot carry, and input above `Limits`. Aliases are expanded into copies whose growth counts against
-the limits. Merge keys (`<<`), which YAML 1.2 dropped and manifests still use, are expanded; explicit keys win.
-
-Manifests differ from the core schema where every Kubernetes tool does: `0644` is octal, and `5.0` is the integer 5
-(encoding/json of Go writes it so).
+Between PyYAML's scanner and `core.yaml`. libyaml reads where it is there; the parser in Python is its slower stand-in.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import msgspec
 import yaml as pyyaml
 
-from fleet.core import scalars
-from fleet.errors import InvalidInput
+from fleet.core.yaml import scalars
 from fleet.model.fleetfile import Problem
 
 Path = tuple[str | int, ...]
@@ -36,10 +27,6 @@ class Limits(msgspec.Struct, frozen=True):
     documents: int
 
 
-DOCUMENT = Limits(size=1 << 20, expanded=8 << 20, depth=32, documents=1)
-MANIFESTS = Limits(size=16 << 20, expanded=64 << 20, depth=128, documents=10_000)
-
-
 class Position(NamedTuple):
     """Where a node and its key stand, counted from 1; an element of a list has itself as its key."""
 
@@ -49,75 +36,13 @@ class Position(NamedTuple):
     column: int
 
 
-class Document(msgspec.Struct, frozen=True):
-    """One document as far as it could be read; with problems its value is incomplete."""
-
-    file: str
-    value: object
-    positions: dict[Path, Position]
-    """By path, such as ("bundles", 0, "path"). What came through an alias has the position of the alias alone."""
-    problems: tuple[Problem, ...] = ()
-    complete: bool = True
-    """False when the text after the last problem was not read (syntax error, limit)."""
-
-
-class InvalidDocument(InvalidInput):
-    """The text is not YAML that is accepted here; `problems` says where and why."""
-
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        super().__init__(f"{problems[0]}{more}")
-        self.problems = problems
-
-
-def examine(data: bytes | str, *, file: str, limits: Limits = DOCUMENT) -> Document:
-    """One document with its positions and everything that is wrong with it; never raises. An empty file is null."""
-    positions: dict[Path, Position] = {}
-    reader = _Reader(file, limits, positions=positions)
-    values = list(reader.documents(data))
-    value = values[0] if values else None
-    return Document(file, value, positions, tuple(reader.problems), reader.complete)
-
-
-def load(data: bytes | str, *, file: str, limits: Limits = DOCUMENT) -> Document:
-    """One document with its positions; raises InvalidDocument."""
-    document = examine(data, file=file, limits=limits)
-    if document.problems:
-        raise InvalidDocument(document.problems)
-    return document
-
-
-def load_all(data: bytes | str, *, file: str, limits: Limits = MANIFESTS) -> tuple[object, ...]:
-    """The value of every document, None for an empty one; raises InvalidDocument when any of them is wrong."""
-    reader = _Reader(file, limits, positions=None)
-    values = tuple(reader.documents(data))
-    if reader.problems:
-        raise InvalidDocument(tuple(reader.problems))
-    return values
-
-
-def dump_all(values: Iterable[object]) -> str:
-    """JSON values as YAML documents, keys in order; text that YAML 1.1 or 1.2 would read otherwise is quoted."""
-    return pyyaml.dump_all(
-        values,
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=4096,
-        explicit_start=True,
-        default_flow_style=False,
-    )
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-_PARSER = pyyaml.CSafeLoader if pyyaml.__with_libyaml__ else pyyaml.SafeLoader
+PARSER = pyyaml.CSafeLoader if pyyaml.__with_libyaml__ else pyyaml.SafeLoader
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_PROBLEMS = 100
 _NODE = 16
 _HALF = "half of a surrogate pair is not a character"
-_TEXT_TAG = "tag:yaml.org,2002:str"
+TEXT_TAG = "tag:yaml.org,2002:str"
 _COLLECTION_TAGS = {
     pyyaml.SequenceStartEvent: "tag:yaml.org,2002:seq",
     pyyaml.MappingStartEvent: "tag:yaml.org,2002:map",
@@ -170,16 +95,16 @@ class _Anchor(NamedTuple):
     closed: bool
 
 
-class _Reader:
+class Composer:
     """Builds values from the parser's events on a stack of its own; depth and growth are checked as they arise."""
 
-    def __init__(self, file: str, limits: Limits, positions: dict[Path, Position] | None) -> None:
+    def __init__(self, file: str, limits: Limits, positions: dict[Path, Position] | None, *, manifests: bool) -> None:
         self.problems: list[Problem] = []
         self.complete = True
         self._file = file
         self._limits = limits
         self._positions = positions
-        self._manifests = positions is None
+        self._manifests = manifests
         self._stack: list[_Open] = []
         self._anchors: dict[str, _Anchor] = {}
         self._cost = 0
@@ -240,7 +165,7 @@ class _Reader:
         return text
 
     def _events(self, text: str) -> Iterator[pyyaml.Event]:
-        parser = _PARSER(text)
+        parser = PARSER(text)
         try:
             while (event := parser.get_event()) is not None and type(event) is not pyyaml.StreamEndEvent:
                 yield event
@@ -321,7 +246,7 @@ class _Reader:
             self._problem(at, "a key is missing before `:`")
         elif _SURROGATE.search(event.value):
             self._problem(at, _HALF)
-        elif event.tag not in (None, "!", _TEXT_TAG):
+        elif event.tag not in (None, "!", TEXT_TAG):
             self._tag(at, event.tag)
         top.merging = plain and event.value == "<<"
         if top.merging:
@@ -366,7 +291,7 @@ class _Reader:
         try:
             if event.tag is None:
                 return scalars.plain(text, manifests=self._manifests) if event.implicit[0] else text
-            if event.tag in ("!", _TEXT_TAG):
+            if event.tag in ("!", TEXT_TAG):
                 return text
             if event.tag not in scalars.TAGS:
                 self._tag(at, event.tag)
@@ -425,30 +350,3 @@ def _syntax(error: pyyaml.MarkedYAMLError, text: str, index: int) -> str:
         return "a tab cannot indent YAML, use spaces"
     problem = error.problem or "the file is not YAML"
     return f"{problem} ({error.context})" if error.context else problem
-
-
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-
-# YAML 1.1 parsers fold these where they stand unescaped.
-_LINE_BREAKS = re.compile("[\r\x85\u2028\u2029]")
-
-
-class _Dumper(pyyaml.SafeDumper):
-    """Block style, long text as literals; text that the core schema reads as a number is quoted too."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
-def _text(dumper: pyyaml.SafeDumper, value: str) -> pyyaml.ScalarNode:
-    style = '"' if _LINE_BREAKS.search(value) else "|" if "\n" in value else None
-    return dumper.represent_scalar(_TEXT_TAG, value, style=style)
-
-
-_Dumper.add_representer(str, _text)
-for _pattern in (scalars.BASED, scalars.FLOAT):
-    # A second opinion beside PyYAML's own YAML 1.1 rules: any match makes plain style impossible for text.
-    _Dumper.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(f"(?:{_pattern.pattern})$"), list("+-.0123456789")
-    )

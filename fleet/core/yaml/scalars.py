@@ -1,4 +1,4 @@
-"""What a YAML scalar means: the YAML 1.2 core schema, and where manifests differ from it. Used by core.yaml alone."""
+"""What a YAML scalar means: the YAML 1.2 core schema, and where manifests differ from it. Used by `composer`."""
 
 from __future__ import annotations
 
