@@ -1,4 +1,4 @@
-"""What the engine needs from the outside, stated where it is used; adapters satisfy it structurally, `app` joins them."""
+"""What the engine needs from the outside, stated where it is used; adapters satisfy it, `app` joins them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Literal, Protocol
 from fleet.model.cluster import Assignment, Baseline, Inventory
 from fleet.model.drift import Drift
 from fleet.model.events import Event
-from fleet.model.fleetfile import BundleSource, Cluster, GitSource
+from fleet.model.fleetfile import Cluster, GitSource
 from fleet.model.objects import GroupKind, LiveObject, ManifestSet, ObjectId, Resource
+from fleet.model.rendering import Part, RenderRequest
 from fleet.model.rollout import BundleState, Commit, Release, Rollout
 
 # --- clusters (fleet.kube) -------------------------------------------------------------------------------------------
@@ -32,7 +33,7 @@ class WatchSink(Protocol):
         """Bytes came on the stream (an event or a bookmark)."""
 
     def lost(self, resource: Resource, error: Exception) -> None:
-        """The stream or the list failed and is tried again; what the kind holds is unknown until `listed` or `alive`."""
+        """The stream or the list failed and is tried again; the kind is unknown until `listed` or `alive`."""
 
 
 class Catalog(Protocol):
@@ -74,6 +75,11 @@ class ClusterClient(Protocol):
 
     async def replace(self, resource: Resource, namespace: str, name: str, body: bytes, *, manager: str) -> LiveObject:
         """PUT; a metadata.resourceVersion in the body makes it a compare-and-set."""
+
+    async def merge_patch(
+        self, resource: Resource, namespace: str, name: str, body: bytes, *, manager: str
+    ) -> LiveObject:
+        """PATCH application/merge-patch+json."""
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str, resource_version: str) -> None:
         """DELETE with both as preconditions, background propagation."""
@@ -146,15 +152,20 @@ class Mirrors(Protocol):
     def mirror(self, source: GitSource, credentials: bytes | None) -> Mirror: ...
 
 
-class RenderRequest(Protocol):
-    """See fleet.render.request.RenderRequest."""
-
-
 class Renderer(Protocol):
-    async def render(
-        self, bundle: str, parts: Sequence[tuple[BundleSource, Path]], cluster: Cluster, options: Mapping[str, object]
-    ) -> ManifestSet:
-        """The manifests of a bundle for one cluster; raises RenderError. Equal input is rendered once."""
+    """Folders to manifests; methods raise RenderError. See fleet.model.rendering."""
+
+    def expand(self, text: str, cluster: Cluster) -> str:
+        """The `overlay` of fleet.yaml for a cluster."""
+
+    async def absent(self, part: Part, cluster: Cluster | None) -> frozenset[str]:
+        """Folders outside of `part.folders` that its Kustomize roots refer to; `cluster` where templates are on."""
+
+    async def key(self, request: RenderRequest) -> str:
+        """Content address of everything that decides about the result; equal keys have equal manifests."""
+
+    async def render(self, request: RenderRequest) -> ManifestSet:
+        """The manifests of a bundle for one cluster. Equal input is rendered once; no manifest at all is an error."""
 
 
 class Secrets(Protocol):
