@@ -50,7 +50,10 @@ _NO_PATHS = (
     "metadata",
     "options",
 )
-_REMOTE = re.compile(r"^[a-z][a-z0-9+.-]*:(?!\s)|://|^git::|^[\w.-]+@[\w.-]+:", re.IGNORECASE)
+_REMOTE = re.compile(
+    r"^(https?|ssh|git|file):|://|^git::|^[\w.-]+@[\w.-]+:|^github\.com/|\?(ref|version|submodules|timeout)=",
+    re.IGNORECASE,
+)
 _ENVIRONMENT = {
     "HOME": "/nonexistent",
     "PATH": "/nonexistent",
@@ -164,7 +167,8 @@ class _Scan:
                 self._refuse_remote(value, where)
 
     def _refuse_remote(self, value: str, where: str) -> None:
-        if "\n" not in value and _REMOTE.search(value.partition("=")[2] or value):
+        # Generators write KEY=PATH.
+        if "\n" not in value and (_REMOTE.search(value) or _REMOTE.search(value.partition("=")[2])):
             raise RenderError(f"{where}: {value} is remote; what is rendered must lie in the source itself")
 
 
