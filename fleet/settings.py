@@ -59,11 +59,10 @@ class TelemetrySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
-    span_queue: Count = 4096
-    """Finished spans that wait for the exporter; further ones are dropped and counted."""
     span_batch: Count = 512
+    """Most spans of one request to the collector."""
     span_delay: Seconds = 1.0
-    """Longest time that a finished span waits for others before a batch is sent."""
+    """How long a finished span waits for others, so that they go in one request."""
     export_timeout: Seconds = 10.0
     """One request to the collector."""
     flush_timeout: Seconds = 3.0

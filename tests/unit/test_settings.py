@@ -26,7 +26,6 @@ DEFAULTS: dict[str, dict[str, object]] = {
     "telemetry": {
         "log_level": "info",
         "log_format": "text",
-        "span_queue": 4096,
         "span_batch": 512,
         "span_delay": 1.0,
         "export_timeout": 10.0,

@@ -10,16 +10,11 @@ from fleet.store import Store, open_store
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
 @pytest.fixture
-async def store(data_dir: Path, anyio_backend: str) -> AsyncIterator[Store]:
+async def store(data_dir: Path) -> AsyncIterator[Store]:
     async with await open_store(data_dir, StoreSettings()) as opened:
         yield opened

@@ -14,11 +14,6 @@ from fleet.store import open_store
 from fleet.store.lock import DataDirLock
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def test_a_second_holder_is_told_who_holds_it(tmp_path: Path) -> None:
     held = DataDirLock.acquire(tmp_path)
     with pytest.raises(Locked, match=rf"\(process {os.getpid()}\) works on {tmp_path}"):
