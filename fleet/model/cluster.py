@@ -105,6 +105,8 @@ class MemberReport(msgspec.Struct, frozen=True):
     drift_restarts: int = 0
     """How often drift was repaired since the apply; each growth restarts this cluster's soak."""
     message: str = ""
+    fence: int = 0
+    """The seq that the cluster's inventory holds when it is ahead of ours; 0 otherwise."""
 
 
 class InventoryEntry(msgspec.Struct, frozen=True):
@@ -140,4 +142,8 @@ class Baseline(msgspec.Struct, frozen=True):
     """blake2b-64 of our raw managedFields entry."""
     fields: bytes
     """Our fieldsV1, zlib-compressed."""
+    version: str = ""
+    """API version that was applied, and is watched."""
     resource_version: str = ""
+    presence: bytes = b""
+    """Skeleton of the paths that are ours while what stands below them is not (`core.ownership.presence_only`)."""

@@ -42,7 +42,7 @@ class Manifest(msgspec.Struct, frozen=True):
         return f"{self.id.group}/{self.version}" if self.id.group else self.version
 
 
-class ManifestSet(msgspec.Struct, frozen=True):
+class ManifestSet(msgspec.Struct, frozen=True, weakref=True):
     """What one bundle wants on one cluster; equal content has an equal digest and is shared by clusters."""
 
     digest: str
@@ -63,6 +63,10 @@ class Resource(msgspec.Struct, frozen=True):
     @property
     def group_kind(self) -> GroupKind:
         return GroupKind(self.group, self.kind)
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def base_path(self) -> str:

@@ -1,7 +1,7 @@
 """Releases, rollouts and the state that decides about them (rollouts.md section 3).
 
-A release is immutable and content-addressed; a rollout is one release under one frozen plan; a `BundleState` is all that
-`core.rollout.step` needs to decide about one bundle. Times are seconds since the epoch, for people; durations are
+A release is immutable and content-addressed; a rollout is one release under one frozen plan; a `BundleState` is all
+that `core.rollout.step` needs to decide about one bundle. Times are seconds since the epoch, for people; durations are
 accumulators in seconds of monotonic time, kept in the state so that neither a restart nor a clock jump shortens them.
 """
 
@@ -168,6 +168,12 @@ class Member(msgspec.Struct, frozen=True):
     """Unbroken observed-healthy seconds (stableFor)."""
     drift_restarts: int = 0
     outcome: ApplyOutcome | None = None
+    applying: float = 0.0
+    """Accumulated seconds since the intent until the apply is done; for RollingBack, until the end."""
+    bake_lost: float = 0.0
+    """Seconds of the wave's `bake_clock` that do not count for this cluster (not seen healthy, or before a repair)."""
+    unwell: float = 0.0
+    """Unbroken seconds of not being healthy since the wave began to bake."""
 
 
 class WaveRun(msgspec.Struct, frozen=True):
@@ -176,7 +182,9 @@ class WaveRun(msgspec.Struct, frozen=True):
     gates: tuple[GateRun, ...] = ()
     members: tuple[Member, ...] = ()
     baked: float = 0.0
-    """Accumulated observed-healthy seconds."""
+    """Accumulated observed-healthy seconds: of the cluster that has the fewest."""
+    bake_clock: float = 0.0
+    """Accumulated seconds since the wave began to bake."""
     started_at: float | None = None
     ended_at: float | None = None
 
@@ -214,13 +222,21 @@ class Rollout(msgspec.Struct, frozen=True):
     successor: str | None = None
     version: int = 0
     """Grows with every change; what If-Match compares."""
+    kind: Literal["forward", "rollback"] = "forward"
+    """A rollback has one wave without gates, named `rollback`, and ends RolledBack or Halted."""
+    stuck: float = 0.0
+    """Accumulated seconds in Blocked(unreachable)."""
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):
     release: str
     content: str
     digest: str | None
+    """None: everything of the bundle was removed."""
     at: float
+    options: DeployOptions = DeployOptions()
+    number: int = 0
+    """Of the rollout that put it there; orders entries whatever the wall clock did."""
 
 
 class ClusterRecord(msgspec.Struct, frozen=True):
@@ -232,7 +248,19 @@ class ClusterRecord(msgspec.Struct, frozen=True):
     last_good: HistoryEntry | None = None
     """The newest release that passed its wave's gates here."""
     owed: str | None = None
-    """Release id that the cluster must still get (it was skipped or unreachable)."""
+    """Release id that the cluster must still get (it was skipped or unreachable, or joined)."""
+    debt: HistoryEntry | None = None
+    """What is owed, whole; set exactly when `owed` is."""
+    earlier: tuple[HistoryEntry, ...] = ()
+    """What was last_good before, newest first, bounded; where a rollback goes when last_good itself is left."""
+
+
+class Joining(msgspec.Struct, frozen=True):
+    """A cluster that joined while a rollout of the same content runs: it is owed `entry` once its wave has passed."""
+
+    entry: HistoryEntry
+    wave: str
+    rollout: str
 
 
 class BundleState(msgspec.Struct, frozen=True):
@@ -258,6 +286,19 @@ class BundleState(msgspec.Struct, frozen=True):
     """Cluster → latest report; not persisted, empty after a restart until agents report again."""
     paused_clusters: frozenset[str] = frozenset()
     suspended: bool = False
+    fleet: str = ""
+    """Name of the fleet; part of what trace ids derive from."""
+    clusters: frozenset[str] | None = None
+    """Clusters that the bundle goes to by fleet.yaml; None before that was told for the first time."""
+    deletion: Literal["orphan", "delete"] = "orphan"
+    """What becomes of the objects where the bundle does not belong any more."""
+    joining: dict[str, Joining] = {}
+    condemned: dict[str, dict[str, str]] = {}
+    """Quarantined content → its digest per cluster, of the newest few: tells the same content for other clusters."""
+    supersedes: int = 0
+    """Rollouts in a row that were superseded while they could have gone on."""
+    listening: float = 0.0
+    """Seconds that this process has waited for reports; not persisted, as reports are not."""
 
 
 class Now(msgspec.Struct, frozen=True):
@@ -293,6 +334,10 @@ class Commanded(msgspec.Struct, frozen=True, tag=True):
     release: str | None = None
     clusters: tuple[str, ...] = ()
     expected_version: int | None = None
+    bundle: str | None = None
+    """What a rollback is about; other commands may leave it out."""
+    target: Release | None = None
+    """The release that a rollback returns to; looked up by the conductor, never given by a caller."""
     strict_author: bool = False
     """Whether identities are verified, so that the author check refuses instead of warning."""
 
@@ -301,9 +346,14 @@ class FactsChanged(msgspec.Struct, frozen=True, tag=True):
     """Live facts of fleet.yaml: they act at once, also on a running rollout."""
 
     clusters: frozenset[str]
-    """Clusters that exist."""
+    """Clusters that the bundle goes to."""
     paused: frozenset[str]
     suspended: bool
+    deletion: Literal["orphan", "delete"] | None = None
+    """None: as before (the bundle itself left fleet.yaml)."""
+    alive: frozenset[str] | None = None
+    """Every cluster of the fleet; one that left it can not be cleaned. None: the same as `clusters`."""
+    fleet: str | None = None
 
 
 class Ticked(msgspec.Struct, frozen=True, tag=True):
@@ -339,6 +389,10 @@ class Step(msgspec.Struct, frozen=True):
     """Rollouts that left the state with this step (they are stored, and no longer decided about)."""
     wake_after: float | None = None
     """Seconds until a Ticked is due; None: only an event can change anything."""
+    withdrawn: tuple[str, ...] = ()
+    """Clusters that are no longer assigned anything of this bundle."""
+    changed: bool = True
+    """False: only clocks and reports moved on, which need not be stored at once."""
     refused: str | None = None
     """Why a command does not apply, and what would; the state is unchanged."""
     warning: str | None = None

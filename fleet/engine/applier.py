@@ -1,0 +1,224 @@
+"""One server-side apply of one wanted object, and what has to be true before and after it.
+
+Used by the deploy pass and by the repair of drift, so that both keep the same protections: an existing object is
+taken over only as `adopt` allows, a known one only while it is the same incarnation (uid), and the answer is the new
+baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import anyio
+import msgspec
+
+from fleet.core import adoption, health, ownership
+from fleet.core.drift import takeover
+from fleet.engine.observer import Observer
+from fleet.engine.ports import Catalog, ClusterClient
+from fleet.engine.records import Records
+from fleet.errors import FleetError, NotFound, Rejected, Unavailable
+from fleet.model.cluster import Assignment, Baseline, Health, ObjectFailure
+from fleet.model.objects import GroupKind, LiveObject, Manifest, Resource
+
+
+class Holders(Protocol):
+    def holds(self, bundle: str, manifest: Manifest) -> bool:
+        """Whether another bundle still wants this object here."""
+
+
+class ApplierSettings(msgspec.Struct, frozen=True):
+    """Seconds."""
+
+    served: float = 30.0
+    """How long a kind may take to be served after its CRD was applied."""
+    current: float = 600.0
+    """How long a stage that others depend on may take to become Current."""
+    poll_first: float = 0.02
+    poll_most: float = 1.0
+
+
+class Applier:
+    """Applies objects to one connected cluster under our field manager."""
+
+    def __init__(
+        self,
+        fleet: str,
+        client: ClusterClient,
+        records: Records,
+        observer: Observer,
+        holders: Holders,
+        settings: ApplierSettings,
+    ) -> None:
+        self._fleet = fleet
+        self.manager = f"fleet-{fleet}"
+        self._client = client
+        self._records = records
+        self._observer = observer
+        self._holders = holders
+        self._settings = settings
+        self.catalog: Catalog | None = None
+
+    def resource(self, manifest: Manifest) -> Resource:
+        """Raises Rejected(unserved) for a kind that the cluster does not serve."""
+        kind = GroupKind(manifest.id.group, manifest.id.kind)
+        found = self.catalog.find(kind, manifest.version) if self.catalog is not None else None
+        if found is None:
+            raise Rejected(
+                "unserved", 404, "NotFound", f"the cluster does not serve {manifest.api_version} {kind.kind}"
+            )
+        return found
+
+    def is_current(self, manifest: Manifest) -> bool:
+        """Whether exactly this manifest was the last that we applied."""
+        record = self._records.get(manifest.id)
+        return record is not None and record.baseline is not None and record.baseline.manifest == manifest.digest
+
+    async def apply(
+        self, manifest: Manifest, assignment: Assignment, *, admitted: bool = False
+    ) -> tuple[Baseline, bool]:
+        """Applies one object; its new baseline, and whether the server had to write anything.
+
+        `admitted`: the caller has just seen that nothing stands in its place. Raises Rejected with a kind that says
+        whether another try can help, or Unavailable.
+        """
+        resource = self.resource(manifest)
+        record = self._records.ensure(manifest.id, assignment.bundle, manifest.version)
+        before = record.baseline
+        if before is None and not admitted:
+            await self._admit(resource, manifest, assignment)
+        try:
+            baseline = await self._send(resource, manifest, assignment, before.uid if before is not None else "")
+        except Rejected as error:
+            if before is None or not _other_incarnation(error):
+                raise
+            # Another incarnation stands there: what we knew of the old one does not count.
+            record.baseline = before = None
+            await self._admit(resource, manifest, assignment)
+            baseline = await self._send(resource, manifest, assignment, "")
+        written = before is None or before.resource_version != baseline.resource_version
+        return baseline, written
+
+    async def dry_run(self, manifest: Manifest, uid: str) -> LiveObject:
+        """What the server would make of our manifest now, without writing."""
+        return await self._client.apply(
+            self.resource(manifest),
+            _with_uid(manifest.body, uid),
+            namespace=manifest.id.namespace,
+            name=manifest.id.name,
+            manager=self.manager,
+            dry_run=True,
+        )
+
+    async def take_over(self, manifest: Manifest, patch: bytes) -> None:
+        """Makes us the owner of what others added to our lists; 409 when the object moved on meanwhile."""
+        await self._client.merge_patch(
+            self.resource(manifest),
+            manifest.id.namespace,
+            manifest.id.name,
+            patch,
+            manager=takeover.maintenance_manager(self.manager),
+        )
+
+    async def get(self, manifest: Manifest) -> LiveObject:
+        return await self._client.get(self.resource(manifest), manifest.id.namespace, manifest.id.name)
+
+    def known_catalog(self) -> Catalog:
+        """Raises Unavailable before the first discovery."""
+        if self.catalog is None:
+            raise Unavailable("the cluster has not been discovered yet")
+        return self.catalog
+
+    async def discover(self, *, refresh: bool = False) -> Catalog:
+        self.catalog = await self._client.discover(refresh=refresh)
+        return self.catalog
+
+    async def wait_until_served(self, manifests: Sequence[Manifest]) -> None:
+        """Refreshes discovery until all kinds are served; when the time is up the apply itself says which is not."""
+        pause = self._settings.poll_first
+        with anyio.move_on_after(self._settings.served):
+            while any(not self._is_served(m) for m in manifests):
+                await self.discover(refresh=True)
+                await anyio.sleep(pause)
+                pause = min(pause * 2, self._settings.poll_most)
+
+    def _is_served(self, manifest: Manifest) -> bool:
+        try:
+            self.resource(manifest)
+        except Rejected:
+            return False
+        return True
+
+    async def wait_until_current(self, manifests: Sequence[Manifest]) -> ObjectFailure | None:
+        """Waits until every object is healthy, on what the server answers; the one that is not when the time is up."""
+        waiting = {m.id: m for m in manifests}
+        reason = ""
+        pause = self._settings.poll_first
+        with anyio.move_on_after(self._settings.current):
+            while True:
+                for object_id, manifest in list(waiting.items()):
+                    state, reason = await self._health(manifest)
+                    if state in (Health.HEALTHY, Health.SUSPENDED):
+                        del waiting[object_id]
+                    else:
+                        break
+                if not waiting:
+                    return None
+                await anyio.sleep(pause)
+                pause = min(pause * 2, self._settings.poll_most)
+        stuck = next(iter(waiting))
+        return ObjectFailure(
+            str(stuck), f"not ready after {self._settings.current:g}s, and what follows needs it: {reason}", "definite"
+        )
+
+    async def _health(self, manifest: Manifest) -> tuple[Health, str]:
+        record = self._records.get(manifest.id)
+        if record is not None and record.health in (Health.HEALTHY, Health.SUSPENDED):
+            return record.health, record.reason
+        try:
+            return health.assess(ownership.decode(await self.get(manifest)))
+        except FleetError as error:
+            return Health.UNKNOWN, str(error)
+
+    async def _admit(self, resource: Resource, manifest: Manifest, assignment: Assignment) -> None:
+        """Refuses to apply over what is not ours to take."""
+        try:
+            live = await self._client.get(resource, manifest.id.namespace, manifest.id.name)
+        except NotFound:
+            return
+        bundle = assignment.bundle
+        other = adoption.claimant(live, fleet=self._fleet, bundle=bundle)
+        if other is not None and self._holders.holds(other, manifest):
+            raise Rejected(
+                "conflict", 409, "Claimed", f"{manifest.id} belongs to bundle {other}, which still wants it here"
+            )
+        reason = adoption.refusal(live, fleet=self._fleet, bundle=bundle, adopt=assignment.options.adopt)
+        if reason is not None:
+            raise Rejected("definite", 409, "NotOurs", reason)
+
+    async def _send(self, resource: Resource, manifest: Manifest, assignment: Assignment, uid: str) -> Baseline:
+        # The answer becomes the baseline before the events that came meanwhile are judged.
+        with self._observer.holding(manifest.id):
+            live = await self._client.apply(
+                resource,
+                _with_uid(manifest.body, uid),
+                namespace=manifest.id.namespace,
+                name=manifest.id.name,
+                manager=self.manager,
+            )
+            return self._observer.answered(manifest, assignment.bundle, live)
+
+
+def _other_incarnation(error: Rejected) -> bool:
+    """409 when the object is gone, 422 about metadata.uid when another one stands there (drift.md P-25)."""
+    return error.kind == "conflict" or (error.kind == "immutable" and "metadata.uid" in error.message)
+
+
+def _with_uid(body: bytes, uid: str) -> bytes:
+    """A known uid in the body makes the server refuse (409) when the object was recreated meanwhile (drift.md P-25)."""
+    if not uid:
+        return body
+    decoded = msgspec.json.decode(body)
+    decoded["metadata"]["uid"] = uid
+    return msgspec.json.encode(decoded)

@@ -1,0 +1,184 @@
+"""The inventory of a bundle as it lies in its cluster: who applied what last, fenced by compare-and-set (I10).
+
+One ConfigMap per fleet and bundle in `fleet-system`. It is read before the first write of a process and replaced with
+the resourceVersion of our own last answer afterwards, so that in the normal case a deploy costs one write here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import zlib
+
+import msgspec
+
+from fleet.core.canonical import canonical
+from fleet.engine.ports import ClusterClient
+from fleet.errors import Conflict, NotFound, Rejected
+from fleet.model.cluster import Inventory, InventoryEntry
+from fleet.model.objects import LiveObject, ObjectId, Resource
+
+NAMESPACE = "fleet-system"
+CONFIG_MAPS = Resource("", "v1", "ConfigMap", "configmaps", True)
+NAMESPACES = Resource("", "v1", "Namespace", "namespaces", False)
+MAX_INFLATED = 64 << 20
+_NAME = re.compile(r"[^a-z0-9.-]+")
+
+
+class Fenced(Conflict):
+    """The cluster already holds a newer assignment, or the same one with other content, of this bundle.
+
+    `seq` is the one found there; 0 when that could not be told.
+    """
+
+    def __init__(self, message: str, seq: int = 0) -> None:
+        super().__init__(message)
+        self.seq = seq
+
+
+class _Data(msgspec.Struct):
+    seq: str = "0"
+    digest: str = ""
+
+
+class _ConfigMap(msgspec.Struct, rename="camel"):
+    data: _Data = msgspec.field(default_factory=_Data)
+    binary_data: dict[str, str] = {}
+
+
+class ClusterInventory:
+    """One bundle's inventory object in one cluster."""
+
+    def __init__(self, client: ClusterClient, fleet: str, bundle: str) -> None:
+        self._client = client
+        self._fleet = fleet
+        self._bundle = bundle
+        self._manager = f"fleet-{fleet}"
+        self._version: str | None = None
+        self._known = False
+        self.name = _object_name(fleet, bundle)
+
+    async def read(self) -> Inventory | None:
+        """What lies in the cluster; None when it has none. Raises Unavailable, Unauthorized, Rejected or Fenced."""
+        try:
+            live = await self._client.get(CONFIG_MAPS, NAMESPACE, self.name)
+        except NotFound:
+            self._version, self._known = None, True
+            return None
+        self._version, self._known = live.meta.resource_version, True
+        return _decode(self._bundle, live)
+
+    async def write(self, inventory: Inventory) -> Inventory:
+        """Compare-and-set; returns what lies there now: `inventory`, and what an unknown earlier writer had tracked.
+
+        Raises Fenced when the cluster holds a newer `seq`, or the same with another digest.
+        """
+        if not self._known:
+            inventory = await self._merge(inventory)
+        for _ in range(3):
+            try:
+                live = await self._put(inventory)
+            except Rejected as error:
+                if error.kind != "conflict":
+                    raise
+                inventory = await self._merge(inventory)
+            except NotFound:
+                self._version = None
+            else:
+                self._version = live.meta.resource_version
+                return inventory
+        raise Fenced(f"the inventory {NAMESPACE}/{self.name} keeps changing under us; another writer is at work")
+
+    async def _merge(self, inventory: Inventory) -> Inventory:
+        there = await self.read()
+        if there is None:
+            return inventory
+        _fence(there, inventory)
+        return _union(inventory, there)
+
+    async def remove(self) -> None:
+        """Deletes the object once the bundle has left the cluster for good."""
+        try:
+            live = await self._client.get(CONFIG_MAPS, NAMESPACE, self.name)
+            await self._client.delete(
+                CONFIG_MAPS, NAMESPACE, self.name, uid=live.meta.uid, resource_version=live.meta.resource_version
+            )
+        except NotFound:
+            pass
+        self._version, self._known = None, True
+
+    async def _put(self, inventory: Inventory) -> LiveObject:
+        body = self._encode(inventory)
+        if self._version is not None:
+            return await self._client.replace(CONFIG_MAPS, NAMESPACE, self.name, body, manager=self._manager)
+        try:
+            return await self._client.create(CONFIG_MAPS, NAMESPACE, body, manager=self._manager)
+        except NotFound:
+            await self._create_namespace()
+            return await self._client.create(CONFIG_MAPS, NAMESPACE, body, manager=self._manager)
+
+    async def _create_namespace(self) -> None:
+        body = canonical({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        try:
+            await self._client.create(NAMESPACES, "", body, manager=self._manager)
+        except Rejected as error:
+            if error.kind != "conflict":
+                raise
+
+    def _encode(self, inventory: Inventory) -> bytes:
+        rows = [[e.id.group, e.version, e.id.kind, e.id.namespace, e.id.name, e.uid] for e in inventory.entries]
+        packed = base64.b64encode(zlib.compress(msgspec.json.encode(rows), 6)).decode()
+        metadata: dict[str, object] = {
+            "name": self.name,
+            "namespace": NAMESPACE,
+            "labels": {"app.kubernetes.io/managed-by": "fleet", "fleet/inventory-of": self._bundle},
+        }
+        if self._version is not None:
+            metadata["resourceVersion"] = self._version
+        return msgspec.json.encode(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": metadata,
+                "data": {"fleet": self._fleet, "seq": str(inventory.seq), "digest": inventory.digest or ""},
+                "binaryData": {"objects": packed},
+            }
+        )
+
+
+def _object_name(fleet: str, bundle: str) -> str:
+    """At most 253 characters; fleets and bundles are DNS labels, so the two cannot run into each other unhashed."""
+    plain = _NAME.sub("-", f"inventory.{fleet}.{bundle}".lower())
+    return plain if len(plain) <= 200 else f"{plain[:180]}.{hashlib.sha256(plain.encode()).hexdigest()[:16]}"
+
+
+def _fence(there: Inventory, ours: Inventory) -> None:
+    if there.seq < ours.seq or (there.seq == ours.seq and there.digest == ours.digest):
+        return
+    raise Fenced(
+        f"bundle {ours.bundle}: the cluster's inventory holds seq {there.seq} ({there.digest or 'removed'}), "
+        f"ours is seq {ours.seq} ({ours.digest or 'removed'}); another control plane has taken over",
+        there.seq,
+    )
+
+
+def _union(ours: Inventory, there: Inventory) -> Inventory:
+    known = {e.id for e in ours.entries}
+    return msgspec.structs.replace(ours, entries=ours.entries + tuple(e for e in there.entries if e.id not in known))
+
+
+def _decode(bundle: str, live: LiveObject) -> Inventory:
+    try:
+        body = msgspec.json.decode(live.raw, type=_ConfigMap)
+        inflater = zlib.decompressobj()
+        packed = inflater.decompress(base64.b64decode(body.binary_data.get("objects", "")), MAX_INFLATED)
+        rows = msgspec.json.decode(packed or b"[]", type=list[tuple[str, str, str, str, str, str]])
+        seq = int(body.data.seq)
+    except (msgspec.DecodeError, ValueError, zlib.error) as error:
+        raise Fenced(
+            f"the inventory {NAMESPACE}/{live.meta.name} is damaged ({error}); nothing is applied or pruned over it. "
+            f"Look at it, then delete it: kubectl -n {NAMESPACE} delete configmap {live.meta.name}"
+        ) from error
+    entries = tuple(InventoryEntry(ObjectId(g, k, ns, n), v, uid) for g, v, k, ns, n, uid in rows)
+    return Inventory(bundle, seq, body.data.digest or None, entries)
