@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.testbed import build, cache, processes, reaper
+from tests.testbed import build, cache, fixtures, processes, reaper, toolchain
 from tests.testbed.cluster import Cluster, Clusters
 from tests.testbed.errors import KubectlFailed, NotReady, PortTaken, TestbedError
+from tests.testbed.git_ssh import GitSsh
 
 pytestmark = pytest.mark.real
 
@@ -43,6 +44,15 @@ def deployment(name: str, image: str, replicas: int) -> dict[str, Any]:
 
 def config_map(name: str, **data: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def become_available(cluster: Cluster, namespace: str) -> Any:
+    """The status of a new Deployment once its three replicas are available."""
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
+    cluster.api.create(path, deployment("web", "registry.example/web:1.0", 3))
+    return cluster.api.wait(
+        f"{path}/web", lambda it: it.get("status", {}).get("availableReplicas") == 3, seconds=_READY_SECONDS
+    )["status"]
 
 
 class TestBuild:
@@ -100,6 +110,19 @@ class TestBuild:
         with pytest.raises(TestbedError):
             fail()
         assert [path.name for path in cache.root().iterdir()] == ["entry.lock"]
+
+
+class TestMissingParts:
+    def test_a_missing_part_skips_under_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", "")
+        with pytest.raises(pytest.skip.Exception, match="^missing part: ssh: "), fixtures.skipping():
+            GitSsh(tmp_path, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("text", "version"), [("go1.26.3\n", (1, 26, 3)), ("1.26", (1, 26)), ("devel +abc", ()), ("", ())]
+    )
+    def test_a_toolchain_version_is_read(self, text: str, version: tuple[int, ...]) -> None:
+        assert toolchain.parse_version(text) == version
 
 
 class TestProcesses:
@@ -164,12 +187,8 @@ sys.stdin.read()
 
 class TestWorkloads:
     def test_a_deployment_becomes_available(self, kube_cluster: Cluster, namespace: str) -> None:
-        path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
-        kube_cluster.api.create(path, deployment("web", "registry.example/web:1.0", 3))
-        seen = kube_cluster.api.wait(
-            f"{path}/web", lambda it: it.get("status", {}).get("availableReplicas") == 3, seconds=_READY_SECONDS
-        )
-        assert {each["type"]: each["status"] for each in seen["status"]["conditions"]}["Available"] == "True"
+        status = become_available(kube_cluster, namespace)
+        assert {each["type"]: each["status"] for each in status["conditions"]}["Available"] == "True"
 
     @pytest.mark.parametrize(
         ("image", "reason"),
@@ -265,12 +284,19 @@ class TestFaults:
             kube_cluster.resume_apiserver()
         assert kube_cluster.api.ready()
 
-    def test_a_killed_server_refuses_and_is_started_again_for_the_next_test(self, kube_cluster: Cluster) -> None:
+    def test_a_killed_server_refuses_and_works_again_for_the_next_test(
+        self, kube_cluster: Cluster, namespace: str
+    ) -> None:
         kube_cluster.kill_apiserver()
         with pytest.raises(ConnectionRefusedError):
             kube_cluster.api.get("/version")
         kube_cluster.ensure_running()
-        assert kube_cluster.api.ready()
+        become_available(kube_cluster, namespace)
+
+    def test_a_cluster_that_lost_its_data_runs_workloads(self, own_clusters: Callable[..., Clusters]) -> None:
+        cluster = own_clusters(1, controllers=True)[0]
+        cluster.restart_apiserver(keep_data=False)
+        become_available(cluster, "default")
 
     def test_a_restart_keeps_or_loses_the_data_on_the_same_port(self, own_clusters: Callable[..., Clusters]) -> None:
         cluster = own_clusters(1)[0]
@@ -287,7 +313,8 @@ class TestFaults:
         cluster = own_clusters(1, apiserver_flags=["--watch-cache=false"])[0]
         path = "/api/v1/namespaces/default/configmaps"
         before = cluster.api.create(path, config_map("first"))["metadata"]["resourceVersion"]
-        cluster.api.create(path, config_map("later"))
+        for name in ("later", "last"):  # a watch that begins at the very revision of the compaction is still served
+            cluster.api.create(path, config_map(name))
         cluster.compact_etcd()
         event = cluster.api.get(path, watch="1", resourceVersion=before, timeoutSeconds="5")
         assert (event["type"], event["object"]["code"]) == ("ERROR", 410)

@@ -341,7 +341,7 @@ def start_clusters(
 ) -> Clusters:
     """Starts clusters side by side, `count` of them (named c1, c2 …) or one for each name given.
 
-    About 3 s and 300 MiB each, 400 MiB with `controllers`. Their files, logs included, are below `directory`, one
+    About 3 s and 320 MiB each, 550 MiB with `controllers`. Their files, logs included, are below `directory`, one
     folder each. Builds the programs when they are not in the cache. Raises PartMissing, BuildFailed, NotReady.
     """
     shape = Shape(controllers, nodes, tuple(apiserver_flags))

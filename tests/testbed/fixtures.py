@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.testbed import processes
 from tests.testbed.cluster import Cluster, Clusters, start_clusters
 from tests.testbed.errors import ApiFailed, PartMissing
 from tests.testbed.git import Repository
@@ -32,6 +33,14 @@ def skipping() -> Iterator[None]:
         yield
     except PartMissing as missing:
         pytest.skip(f"missing part: {missing}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def reaper(request: pytest.FixtureRequest) -> None:
+    """Starts the owner of all servers before the first test of a run with real parts: it is no test's leftover."""
+    if any(item.get_closest_marker("real") for item in request.session.items):
+        with contextlib.suppress(PartMissing):  # told by the tests that need it
+            processes.launcher()
 
 
 @pytest.fixture(scope="session")
