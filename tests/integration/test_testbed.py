@@ -115,7 +115,7 @@ class TestBuild:
 class TestMissingParts:
     def test_a_missing_part_skips_under_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")
-        with pytest.raises(pytest.skip.Exception, match="^missing part: ssh: "), fixtures.skipping():
+        with pytest.raises(pytest.skip.Exception, match=r"^missing part: ssh: "), fixtures.skipping():
             GitSsh(tmp_path, tmp_path)
 
     @pytest.mark.parametrize(
