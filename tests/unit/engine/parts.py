@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -275,6 +276,8 @@ class Conductor:
     gate: anyio.Event | None = None
     """When set, commands wait for it."""
     called: anyio.Event = field(default_factory=anyio.Event)
+    coming: deque[Rollout] = field(default_factory=deque)
+    """The active rollout as each next look finds it."""
 
     async def command(self, command: Commanded) -> Rollout:
         self.commands.append(command)
@@ -292,6 +295,8 @@ class Conductor:
         return msgspec.structs.replace(active, version=active.version + 1)
 
     def state(self, bundle: str) -> BundleState | None:
+        if self.coming:
+            self.states[bundle] = msgspec.structs.replace(self.states[bundle], active=self.coming.popleft())
         return self.states.get(bundle)
 
 
