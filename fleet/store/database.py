@@ -11,6 +11,7 @@ durable write makes all earlier ones durable, too, because they share one write-
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from fleet.errors import StoreError
 from fleet.settings import StoreSettings
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 FILE = "fleet.db"
 CACHE_KIB = 1024
@@ -89,7 +92,7 @@ class Database:
             cursor.close()
 
     async def aclose(self) -> None:
-        """Lets running transactions end, folds the log into the file and closes it; idempotent."""
+        """Lets running transactions end, folds the log into the file where it can, and closes it; idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -110,6 +113,9 @@ class Database:
             with translated(self.path), self._write_engine.connect() as connection:
                 _pragma(connection, "optimize")
                 _pragma(connection, "wal_checkpoint(TRUNCATE)")
+        except StoreError as error:
+            # Everything stays in the write-ahead log, which the next start reads.
+            _log.warning("the database was closed without being tidied: %s", error)
         finally:
             self._write_engine.dispose()
 

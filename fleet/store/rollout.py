@@ -85,7 +85,7 @@ def _put_state(connection: Connection, state: BundleState, expected: int) -> Non
     if (stored or 0) != expected:
         raise Conflict(f"bundle {state.bundle} is at version {stored or 0}, not {expected}: it changed meanwhile")
     # Reports are evidence of this process; after a restart the agents see for themselves (rollouts.md, lesson 2).
-    body = codec.to_text(msgspec.structs.replace(state, reports={}))
+    body = codec.to_text(msgspec.structs.replace(state, reports={}, listening=0.0))
     rows.insert(connection, state_table, [(state.bundle, state.version, body)], on_conflict="replace")
 
 

@@ -73,21 +73,24 @@ async def test_what_something_needs_is_kept_however_old(data_dir: Path) -> None:
     state = BundleState(
         "shop",
         active=active,
-        records={"qa-1": ClusterRecord(recorded=entry(3), last_good=entry(4), owed=values.release(5).id)},
+        quarantined={"": 'said "no" \\ and more'},
+        records={
+            "qa-1": ClusterRecord(recorded=entry(3), last_good=entry(4), owed=values.release(5).id, earlier=(entry(9),))
+        },
         proven={"qa": values.release(6).id},
     )
     async with await open_store(data_dir, SMALL, wall=wall) as store:
         for number in range(1, 13):
             await roll_out(store, number, state)
-        assigned = msgspec.structs.replace(values.commit().assignments[0], digest=content(7).digest)
+        assigned = msgspec.structs.replace(values.commit().assignments[0], release=None, digest=content(7).digest)
         await store.commit(Commit(msgspec.structs.replace(state, version=13), 12, assignments=(assigned,)))
         await store.put_inventory("gone-cluster", Inventory("shop", 1, content(8).digest))
         wall.now += 101
         await store.collect()
-        assert await kept(store, range(1, 13)) == {2, 3, 4, 5, 6, 7, 8, 11, 12}
+        assert await kept(store, range(1, 13)) == {2, 3, 4, 5, 6, 7, 8, 9, 11, 12}
         assert await store.rollout("shop-2") is not None
         assert await store.release(values.release(6).id) is not None
-        assert await store.release(values.release(9).id) is None
+        assert await store.release(values.release(7).id) is None
 
 
 async def test_manifests_wait_for_the_decision_that_needs_them(data_dir: Path) -> None:
