@@ -47,6 +47,8 @@ class Deployer:
         rewatch: Callable[[], None],
         again: Callable[[str, float], None],
         jitter: Callable[[], float],
+        applied: Callable[[str, float], None],
+        monotonic: Callable[[], float],
     ) -> None:
         self._fleet = fleet
         self._member = member
@@ -58,6 +60,8 @@ class Deployer:
         self._rewatch = rewatch
         self._again = again
         self._jitter = jitter
+        self._applied = applied
+        self._monotonic = monotonic
 
     async def work(self, bundle: str) -> None:
         """Brings one bundle as far as it can go now. Raises StoreError when nothing could be made durable."""
@@ -88,12 +92,14 @@ class Deployer:
         standing.attempts += 1
         self._member.report(bundle)
         passes = _Pass(self._member, assignment)
+        begun_at = self._monotonic()
         result = await self._reconciler.deploy(assignment, wanted, started=passes.start, watch=self._rewatch)
         self._drop_stale(bundle, wanted)
         self._rewatch()
         if self._member.standings.get(bundle) is not standing or standing.assignment != assignment:
             return  # a newer assignment came meanwhile; its key is queued
         if passes.begun:
+            self._applied(result.phase, self._monotonic() - begun_at)
             self._say_finished(standing, result)
         self._conclude(standing, result)
 

@@ -135,10 +135,10 @@ class Records:
 
     def health(self, bundle: str) -> tuple[Health, str]:
         """The bundle's health: the worst of its objects, and which object that is."""
-        counts = self._healths.get(bundle)
-        if not counts:
+        counts = self._healths.get(bundle, Counter())
+        worst = next((h for h in _WORST_FIRST if counts[h] > 0), None)
+        if worst is None:
             return Health.UNKNOWN, "nothing seen yet"
-        worst = next((h for h in _WORST_FIRST if counts[h] > 0), Health.HEALTHY)
         if worst in (Health.HEALTHY, Health.SUSPENDED):
             return worst, ""
         culprit = next(((i, r) for i, r in self.of_bundle(bundle) if r.health is worst), None)

@@ -25,8 +25,10 @@ from fleet.model.objects import LiveObject, Manifest, ObjectId
 
 
 class Metrics(Protocol):
-    def drift_detected(self, seconds: float) -> None: ...
-    def drift_healed(self, seconds: float) -> None: ...
+    """Takes durations in seconds, from the event that told of a change."""
+
+    def detected(self, seconds: float) -> None: ...
+    def healed(self, seconds: float) -> None: ...
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -82,7 +84,7 @@ class Repair:
         else:
             finding = await self._examine(record, standing, manifest, live)
         if finding is not None:
-            self._metrics.drift_detected(self._monotonic() - since)
+            self._metrics.detected(self._monotonic() - since)
             await self._act(record, standing, manifest, finding, since)
 
     def resolved(self, object_id: ObjectId) -> None:
@@ -180,7 +182,7 @@ class Repair:
         if drift.state not in ("open", "contested"):
             return
         await self._heal(record, standing, manifest, finding)
-        self._metrics.drift_healed(self._monotonic() - since)
+        self._metrics.healed(self._monotonic() - since)
         now = self._monotonic()
         self._heats[manifest.id] = self._heats.get(manifest.id, backoff.Heat()).healed(now)
         standing.repairs += 1

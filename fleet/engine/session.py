@@ -77,6 +77,8 @@ class Shared(msgspec.Struct, frozen=True):
     """Stores for a cluster, without waiting."""
     counters: Counters
     metrics: Metrics
+    applied: Callable[[str, float], None]
+    """Takes the result of a deploy pass and its seconds."""
     clock: Clock
     jitter: Callable[[], float]
     """A number in [0, 1)."""
@@ -132,6 +134,8 @@ class Session:
             settings.deployer,
             rewatch=self.rewatch,
             again=self._put_after,
+            applied=shared.applied,
+            monotonic=shared.clock.monotonic,
             jitter=shared.jitter,
         )
         self._repair = Repair(

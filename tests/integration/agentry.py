@@ -47,28 +47,15 @@ class Counts:
     """Counters and metrics of one run."""
 
     def __init__(self) -> None:
-        self.by: dict[str, int] = {}
+        self.ignored = self.echo = self.unchanged = self.suspect = 0
+        self.detections: list[float] = []
+        self.heals: list[float] = []
 
-    def _add(self, name: str) -> None:
-        self.by[name] = self.by.get(name, 0) + 1
+    def detected(self, seconds: float) -> None:
+        self.detections.append(seconds)
 
-    def ignored(self) -> None:
-        self._add("ignored")
-
-    def echo(self) -> None:
-        self._add("echo")
-
-    def unchanged(self) -> None:
-        self._add("unchanged")
-
-    def suspect(self) -> None:
-        self._add("suspect")
-
-    def drift_detected(self, seconds: float) -> None:
-        self._add("detected")
-
-    def drift_healed(self, seconds: float) -> None:
-        self._add("healed")
+    def healed(self, seconds: float) -> None:
+        self.heals.append(seconds)
 
 
 class Rig:
@@ -94,6 +81,7 @@ class Rig:
             keep=self.log.keep,
             counters=self.counts,
             metrics=self.counts,
+            applied=lambda result, seconds: None,
             clock=clock,
             jitter=random.random,
             new_id=lambda: secrets.token_hex(8),

@@ -1,0 +1,204 @@
+"""What every bundle would be on every cluster: the middle of a planning, before anything is decided.
+
+`Renders` outlives a planning and remembers what inputs rendered to; `Drafting` is one planning. A namespace that several
+bundles would create on a cluster is created by the first of them in fleet.yaml, or by the one that describes it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import anyio
+import msgspec
+
+from fleet.core import normalize, targets
+from fleet.engine.inputs import Inputs
+from fleet.engine.ports import Renderer
+from fleet.errors import InvalidInput, NotFound, RenderError, SourceError
+from fleet.model.fleetfile import Bundle, Cluster, Fleet
+from fleet.model.objects import ManifestSet, ObjectId
+from fleet.model.rendering import RenderRequest
+
+AT_ONCE = 4
+"""Bundles that are drafted at a time."""
+REMEMBERED = 100_000
+"""Inputs whose outcome is remembered."""
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """The content of a bundle, before it is known whether it may have it; times in seconds since the epoch."""
+
+    digests: dict[str, str]
+    """Cluster → digest."""
+    requests: dict[str, RenderRequest]
+    """Digest → a request that renders it."""
+    started: float
+    ended: float
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What an input renders to."""
+
+    digest: str
+    members: frozenset[ObjectId]
+    bare: bool
+    """Whether the set has a Namespace that says nothing but its name, so that another bundle may say it instead."""
+
+
+class Renders:
+    """What inputs render to; the manifests themselves are not kept here."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
+        self.members: dict[str, frozenset[ObjectId]] = {}
+        """Digest → identities of its objects."""
+
+    async def outcome(self, bundle: Bundle, request: RenderRequest, inputs: Inputs) -> Outcome:
+        """What a request renders to, without rendering where that is known."""
+        if request.templates:
+            # What the templates read is part of the key, and stands in the files.
+            request = await _on_disk(bundle, request, inputs)
+        key = await self._renderer.key(request)
+        outcome = self._outcomes.get(key)
+        if outcome is None:
+            manifests = await self.manifests(bundle, request, inputs)
+            # Equal sets share one set of identities.
+            members = self.members.get(manifests.digest) or frozenset(item.id for item in manifests.manifests)
+            bare = request.create_namespace and _has_bare_namespace(manifests, request.namespace)
+            outcome = self._outcomes[key] = Outcome(manifests.digest, members, bare)
+        self.members[outcome.digest] = outcome.members
+        self._outcomes.move_to_end(key)
+        return outcome
+
+    async def manifests(self, bundle: Bundle, request: RenderRequest, inputs: Inputs) -> ManifestSet:
+        return await self._renderer.render(await _on_disk(bundle, request, inputs))
+
+    def shrink(self, in_use: Collection[str]) -> None:
+        """Forgets the inputs that were asked for longest ago, and the identities of sets that nothing refers to."""
+        while len(self._outcomes) > REMEMBERED:
+            self._outcomes.popitem(last=False)
+        kept = {outcome.digest for outcome in self._outcomes.values()}.union(in_use)
+        for digest in self.members.keys() - kept:
+            del self.members[digest]
+
+
+class Drafting:
+    """One planning: drafts of all bundles, and what is wrong with some."""
+
+    def __init__(self, fleet: Fleet, inputs: Inputs, renders: Renders, now: Callable[[], float]) -> None:
+        self._fleet = fleet
+        self._inputs = inputs
+        self._renders = renders
+        self._now = now
+        self.drafts: dict[str, Draft] = {}
+        self.errors: dict[str, str] = {}
+        self._bare: dict[tuple[str, str], ObjectId] = {}
+        """(bundle, cluster) → the Namespace that is there only because objects need it."""
+        self._targets: dict[str, tuple[Cluster, ...]] = {}
+        self._creators: set[tuple[str, str]] = set()
+
+    async def run(self) -> None:
+        """Fills `drafts` and `errors`."""
+        for bundle in self._fleet.bundles:
+            try:
+                self._targets[bundle.name] = targets.targets(self._fleet, bundle)
+            except NotFound as error:
+                self.errors[bundle.name] = str(error)
+        bundles = [bundle for bundle in self._fleet.bundles if bundle.name in self._targets]
+        self._creators = _creators(bundles, self._targets)
+        await self._inputs.preload(bundles)
+        await self._draft_all(bundles)
+        yielding = self._yielding()
+        self._creators -= yielding
+        again = {name for name, _ in yielding}
+        await self._draft_all([bundle for bundle in bundles if bundle.name in again])
+
+    async def _draft_all(self, bundles: Sequence[Bundle]) -> None:
+        limit = anyio.CapacityLimiter(AT_ONCE)
+
+        async def one(bundle: Bundle) -> None:
+            async with limit:
+                self.drafts.pop(bundle.name, None)
+                try:
+                    self.drafts[bundle.name] = await self._draft(bundle)
+                except (RenderError, SourceError, InvalidInput) as error:
+                    self.errors[bundle.name] = str(error)
+
+        async with anyio.create_task_group() as group:
+            for bundle in bundles:
+                group.start_soon(one, bundle, name=f"draft {bundle.name}")
+
+    async def _draft(self, bundle: Bundle) -> Draft:
+        started = self._now()
+        clusters = self._targets[bundle.name]
+        if not clusters:
+            raise RenderError("it selects no cluster")
+        parts = await self._inputs.parts(bundle, clusters)
+        digests: dict[str, str] = {}
+        requests: dict[str, RenderRequest] = {}
+        for cluster in clusters:
+            request = RenderRequest(
+                fleet=self._fleet.name,
+                bundle=bundle.name,
+                cluster=cluster,
+                parts=parts[cluster.name],
+                namespace=bundle.namespace,
+                create_namespace=(bundle.name, cluster.name) in self._creators,
+                templates=bundle.templates,
+            )
+            outcome = await self._renders.outcome(bundle, request, self._inputs)
+            digests[cluster.name] = outcome.digest
+            requests.setdefault(outcome.digest, request)
+            if outcome.bare:
+                self._bare[bundle.name, cluster.name] = ObjectId("", "Namespace", "", bundle.namespace)
+        return Draft(digests, requests, started, self._now())
+
+    def _yielding(self) -> set[tuple[str, str]]:
+        """Where a bundle leaves the Namespace it would create to another one that describes it."""
+        described: dict[tuple[str, ObjectId], set[str]] = {}
+        for name, draft in self.drafts.items():
+            for cluster, digest in draft.digests.items():
+                for member in _namespaces(self._renders.members[digest]):
+                    described.setdefault((cluster, member), set()).add(name)
+        return {
+            (name, cluster)
+            for (name, cluster), namespace in self._bare.items()
+            if described.get((cluster, namespace), set()) - {name}
+        }
+
+
+async def _on_disk(bundle: Bundle, request: RenderRequest, inputs: Inputs) -> RenderRequest:
+    if all(part.root for part in request.parts):
+        return request
+    return msgspec.structs.replace(request, parts=await inputs.on_disk(bundle, request.parts))
+
+
+def _creators(bundles: Iterable[Bundle], chosen: Mapping[str, Sequence[Cluster]]) -> set[tuple[str, str]]:
+    """(bundle, cluster) for the first bundle that would create its namespace there."""
+    creators: set[tuple[str, str]] = set()
+    taken: set[tuple[str, str]] = set()
+    for bundle in bundles:
+        for cluster in chosen[bundle.name] if bundle.create_namespace else ():
+            if (cluster.name, bundle.namespace) not in taken:
+                taken.add((cluster.name, bundle.namespace))
+                creators.add((bundle.name, cluster.name))
+    return creators
+
+
+def _namespaces(members: frozenset[ObjectId]) -> list[ObjectId]:
+    return [member for member in members if member.kind == "Namespace" and not member.group]
+
+
+def _has_bare_namespace(manifests: ManifestSet, namespace: str) -> bool:
+    for manifest in manifests.manifests:
+        if manifest.id == ObjectId("", "Namespace", "", namespace):
+            body = msgspec.json.decode(manifest.body)
+            ours = {normalize.TRACKING_ANNOTATION, normalize.PRUNE_ANNOTATION}
+            return (
+                body.keys() == {"apiVersion", "kind", "metadata"}
+                and set(body["metadata"].get("labels", {})) <= {normalize.BUNDLE_LABEL}
+                and set(body["metadata"].get("annotations", {})) == ours
+            )
+    return False
