@@ -72,11 +72,12 @@ class TraceFollower:
         self._read: int | None = None
         self._cursor = Cursor()
         self._open: dict[str, RolloutTrace] = {}
-        self._early: OrderedDict[str, tuple[int, tuple[Early, ...]]] = OrderedDict()
+        self._rendered: OrderedDict[str, tuple[int, tuple[Early, ...]]] = OrderedDict()
+        self._fetched: OrderedDict[tuple[str, str], tuple[int, Early]] = OrderedDict()
         self._detected: OrderedDict[str, float] = OrderedDict()
 
-    async def run(self, wait: Callable[[], Awaitable[None]]) -> None:
-        """Until cancelled; `wait` returns when the log may have grown."""
+    async def run(self, wait: Callable[[int], Awaitable[None]]) -> None:
+        """Until cancelled; `wait` returns when the log may have grown beyond a number."""
         while True:
             try:
                 await self.catch_up()
@@ -84,7 +85,7 @@ class TraceFollower:
                 _log.warning("traces wait for the database: %s", error)
                 await self._sleep(RETRY_CAP)
                 continue
-            await wait()
+            await wait(self._read or 0)
             # What ends within a moment goes in one request.
             await self._sleep(self._settings.span_delay)
 
@@ -103,7 +104,7 @@ class TraceFollower:
         except BaseException:
             # Part of a page may have been folded in already: read again from what is stored.
             self._read = None
-            for remembered in (self._open, self._early, self._detected):
+            for remembered in (self._open, self._rendered, self._fetched, self._detected):
                 remembered.clear()
             raise
 
@@ -126,19 +127,21 @@ class TraceFollower:
 
     async def _spans(self, event: Event) -> Sequence[Span]:
         """What ends with this event, unless the collector has it from before a restart."""
-        if event.type == "release.created":
-            self._remember_release(event)
-            return ()
-        if event.type in ("drift.detected", "drift.healed"):
-            ended = await self._drift(event)
-        else:
-            ended = await self._rollout(event)
+        match event.type:
+            case "release.rendered":
+                ended = self._release(event)
+            case "source.fetched":
+                ended = self._source(event)
+            case "drift.detected" | "drift.healed":
+                ended = await self._drift(event)
+            case _:
+                ended = await self._rollout(event)
         return () if event.seq <= self._cursor.exported else ended
 
     async def _rollout(self, event: Event) -> Sequence[Span]:
         if event.rollout is None:
             return ()
-        began: tuple[Span, ...] = ()
+        began: list[Span] = []
         trace = self._open.get(event.rollout)
         if trace is None:
             if not traced.opens(event):
@@ -146,7 +149,7 @@ class TraceFollower:
             trace = await self._begin(event, event.rollout)
             if trace is None:
                 return ()
-            began = trace.early()
+            began = self._known(trace)
         links = await self._links(event.rollout) if traced.ends(event) else ()
         ended = tuple(trace.advance(event, links))
         if trace.ended:
@@ -157,11 +160,36 @@ class TraceFollower:
         rollout = await self._log.rollout(name)
         if rollout is None or not rollout.trace_id:
             return None
-        attempt = traced.attempt_of(event)
-        since, early = self._early.get(rollout.release.id, (event.seq, ())) if attempt == 0 else (event.seq, ())
-        trace = RolloutTrace(rollout, fleet=self._fleet, attempt=attempt, since=min(since, event.seq), early=early)
+        trace = RolloutTrace(rollout, fleet=self._fleet, attempt=traced.attempt_of(event), since=event.seq)
         self._open[name] = trace
         return trace
+
+    def _known(self, trace: RolloutTrace) -> list[Span]:
+        """What was done for the release of a rollout that begins."""
+        found = [self._fetched.get(pinned) for pinned in trace.release.revisions.items()]
+        spans = [span for told in found if told is not None for span in trace.add(told[1], told[0])]
+        seq, rendered = self._rendered.get(trace.release.id, (0, ()))
+        return spans + [span for early in rendered for span in trace.add(early, seq)]
+
+    def _release(self, event: Event) -> Sequence[Span]:
+        release, rendered = event.data.get("release"), traced.rendered(event)
+        if not isinstance(release, str) or not rendered:
+            return ()
+        self._rendered[release] = (event.seq, rendered)
+        _bound(self._rendered)
+        # The log may learn of it after the rollout began.
+        open_ = [trace for trace in self._open.values() if trace.release.id == release]
+        return [span for trace in open_ for early in rendered for span in trace.add(early, event.seq)]
+
+    def _source(self, event: Event) -> Sequence[Span]:
+        told = traced.fetched(event)
+        if told is None:
+            return ()
+        source, sha, early = told
+        self._fetched[source, sha] = (event.seq, early)
+        _bound(self._fetched)
+        open_ = [trace for trace in self._open.values() if trace.release.revisions.get(source) == sha]
+        return [span for trace in open_ for span in trace.add(early, event.seq)]
 
     async def _links(self, name: str) -> tuple[Link, ...]:
         """The rollout that this one took over from."""
@@ -207,13 +235,6 @@ class TraceFollower:
             ),
         )
 
-    def _remember_release(self, event: Event) -> None:
-        early = traced.early_spans(event)
-        release = event.data.get("release")
-        if early and isinstance(release, str):
-            self._early[release] = (event.seq, early)
-            _bound(self._early)
-
     # --- delivery ----------------------------------------------------------------------------------------------------
 
     async def _deliver(self, spans: Sequence[Span]) -> None:
@@ -245,6 +266,6 @@ class TraceFollower:
         self._cursor = cursor
 
 
-def _bound(remembered: OrderedDict[str, Any]) -> None:
+def _bound(remembered: OrderedDict[Any, Any]) -> None:
     while len(remembered) > REMEMBERED:
         remembered.popitem(last=False)

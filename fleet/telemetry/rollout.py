@@ -4,7 +4,7 @@ Nothing here depends on when or how often it is asked: the same events give the 
 control plane that was killed continues the trace where it stopped. One trace per rollout (rollouts.md, "Trace"):
 
     rollout                              from the stored start to the end, told last
-    ├── source.fetch, render, plan       told by `release.created` (`data.spans`), before the rollout began
+    ├── source.fetch, render, plan       what was done for the release, mostly before the rollout began
     └── wave
         ├── wave.gate                    the wait for an answer
         ├── cluster.apply                until every object is as wanted; object.apply for each that failed
@@ -29,6 +29,9 @@ from fleet.telemetry.spans import Link, Mark, Span, Value, derive_span_id
 MARKS_MAX = 128
 """Marks on one root; a rollout that goes on for months keeps its first ones."""
 FAILED_OBJECTS_MAX = 20
+LEAD_MAX = 900.0
+"""Seconds before a rollout in which what was done counts as done for it; a rollback does not begin with last week's
+fetch."""
 TEXT_MAX = 500
 """Characters of a message within a span."""
 
@@ -39,13 +42,14 @@ BAD_MEMBERS = frozenset({MemberState.FAILED, MemberState.ERRORED, MemberState.RO
 
 
 class Early(msgspec.Struct, frozen=True):
-    """A span that `release.created` tells of: what was done for a release before its rollout began."""
+    """What was done for a release, mostly before its rollout began."""
 
     name: str
     start: float
     end: float
+    subject: str = ""
+    """The source that was fetched."""
     attributes: dict[str, Any] = {}
-    error: str | None = None
 
 
 class _Open(msgspec.Struct, frozen=True):
@@ -64,37 +68,41 @@ _Key = tuple[str, str, str]
 class RolloutTrace:
     """The open part of one rollout's trace."""
 
-    def __init__(
-        self, rollout: Rollout, *, fleet: str, attempt: int, since: int, early: tuple[Early, ...] = ()
-    ) -> None:
+    def __init__(self, rollout: Rollout, *, fleet: str, attempt: int, since: int) -> None:
         """`attempt` is 0, or for a retry the number of the event that began it; `since` the number of the first event
         that this value depends on."""
+        self.release = rollout.release
         self.since = since
+        self.first = attempt == 0
         self._trace = rollout.trace_id
         self._root = derive_span_id(self._trace, "rollout", attempt=attempt)
-        starts = [span.start for span in early]
-        self._start = min([rollout.created_at, *starts]) if attempt == 0 else None
-        self._early = early
+        self._created = rollout.created_at
+        self._start = rollout.created_at if self.first else None
         self._attributes = _described(rollout, fleet)
         self._marks: list[Mark] = []
         self._open: dict[_Key, _Open] = {}
         self._outcomes: dict[str, dict[str, Any]] = {}
+        self._told: set[str] = set()
         self.ended = False
 
-    def early(self) -> tuple[Span, ...]:
-        """What was done before the rollout began."""
-        return tuple(
+    def add(self, early: Early, seq: int) -> tuple[Span, ...]:
+        """The span of something done for the release, told once; `seq` is of the event that told of it."""
+        span_id = derive_span_id(self._trace, early.name, subject=early.subject)
+        if not self.first or span_id in self._told or early.end < self._created - LEAD_MAX:
+            return ()
+        self._told.add(span_id)
+        self.since = min(self.since, seq)
+        self._start = early.start if self._start is None else min(self._start, early.start)
+        return (
             Span(
                 name=early.name,
                 trace_id=self._trace,
-                span_id=derive_span_id(self._trace, early.name, attempt=index),
+                span_id=span_id,
                 parent_id=self._root,
                 start=early.start,
                 end=early.end,
                 attributes=_plain(early.attributes),
-                error=early.error,
-            )
-            for index, early in enumerate(self._early)
+            ),
         )
 
     def advance(self, event: Event, links: tuple[Link, ...] = ()) -> Iterator[Span]:
@@ -295,12 +303,21 @@ def attempt_of(event: Event) -> int:
     return event.seq if event.data.get("from") in _TERMINAL else 0
 
 
-def early_spans(event: Event) -> tuple[Early, ...]:
-    """What a `release.created` tells of fetching, rendering and planning; nothing where it does not fit."""
+def rendered(event: Event) -> tuple[Early, ...]:
+    """What a `release.rendered` tells of in `data.spans`; nothing where it does not fit."""
     try:
         return msgspec.convert(event.data.get("spans", ()), tuple[Early, ...])
     except msgspec.ValidationError:
         return ()
+
+
+def fetched(event: Event) -> tuple[str, str, Early] | None:
+    """Source, SHA and span of a `source.fetched` that tells how many `seconds` it took."""
+    source, sha, seconds = (event.data.get(name) for name in ("source", "sha", "seconds"))
+    if not (isinstance(source, str) and isinstance(sha, str) and isinstance(seconds, int | float)):
+        return None
+    told = {"fleet.source": source, "vcs.ref.head.revision": sha}
+    return source, sha, Early("source.fetch", event.time - max(0.0, seconds), event.time, source, told)
 
 
 def _described(rollout: Rollout, fleet: str) -> dict[str, Value]:

@@ -60,14 +60,9 @@ class Log:
 
 
 def early(log: Log) -> None:
+    log.add("source.fetched", 998.0, source="apps", sha="3f2a", seconds=1.0)
     log.add(
-        "release.created",
-        1000.0,
-        release=rollout().release.id,
-        spans=[
-            {"name": "source.fetch", "start": 997.0, "end": 998.0, "attributes": {"fleet.source": "apps"}},
-            {"name": "render", "start": 998.0, "end": 999.5},
-        ],
+        "release.rendered", 999.5, release=rollout().release.id, spans=[{"name": "render", "start": 998, "end": 999.5}]
     )
 
 

@@ -165,6 +165,26 @@ def test_objects_that_failed_have_spans_of_their_own() -> None:
     assert collector.one("cluster.apply").error == "apply"
 
 
+def test_what_the_log_learns_late_is_still_told() -> None:
+    log = Log(story.rollout())
+    log.add("rollout.state", 1000.0, from_="Planned", to="Running")
+    story.early(log)
+    story.early(log)
+    log.add("rollout.state", 1001.0, from_="Running", to="Succeeded")
+    log.add("source.fetched", 1002.0, source="apps", sha="another", seconds=1.0)
+    collector = follow(log)
+    assert [span.name for span in collector.taken] == ["source.fetch", "render", "rollout"]
+    assert collector.one("rollout").start == 997.0
+
+
+def test_what_was_fetched_long_ago_does_not_stretch_a_rollout() -> None:
+    log = Log(story.rollout())
+    log.add("source.fetched", 90.0, source="apps", sha="3f2a", seconds=1.0)
+    log.add("rollout.state", 1000.0, from_="Pending", to="RollingBack")
+    log.add("rollout.state", 1001.0, from_="RollingBack", to="RolledBack")
+    assert [(span.name, span.start) for span in follow(log).taken] == [("rollout", 1000.0)]
+
+
 def test_what_is_open_when_a_rollout_is_superseded_ends_with_it() -> None:
     log = Log(story.rollout(1), story.rollout(2, predecessor="shop-1"))
     log.add("rollout.state", 1000.0, from_="Planned", to="Running")
@@ -323,7 +343,8 @@ def test_a_damaged_place_means_from_the_beginning(body: bytes) -> None:
 
 def test_events_that_make_no_sense_make_no_harm() -> None:
     log = Log(story.rollout())
-    log.add("release.created", 1.0, release=story.rollout().release.id, spans=[{"name": 7}])
+    log.add("release.rendered", 1.0, release=story.rollout().release.id, spans=[{"name": 7}])
+    log.add("source.fetched", 1.0, source="apps", sha=7)
     for kind in ("rollout.state", "wave.state", "gate.state", "cluster.state", "apply.finished", "drift.healed"):
         log.add(kind, 2.0)
     log.entries.append(Event("rollout.state", 3.0, rollout="unknown-1", seq=len(log.entries) + 1))
@@ -336,7 +357,8 @@ async def test_running_follows_until_cancelled() -> None:
     log, collector = Log(story.rollout()), Collector()
     grown, looked = anyio.Event(), anyio.Event()
 
-    async def wait() -> None:
+    async def wait(beyond: int) -> None:
+        assert beyond == len(log.entries)
         if grown.is_set():
             looked.set()
             await anyio.sleep_forever()
