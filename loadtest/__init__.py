@@ -1,0 +1,1 @@
+"""Load tests: one command a scenario, figures beside what a bare loop reaches in the same run."""
