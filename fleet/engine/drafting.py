@@ -1,17 +1,18 @@
 """What every bundle would be on every cluster: the middle of a planning, before anything is decided.
 
-`Renders` outlives a planning and remembers what inputs rendered to; `Drafting` is one planning. A namespace that several
-bundles would create on a cluster is created by the first of them in fleet.yaml, or by the one that describes it.
+`Renders` outlives a planning and remembers what inputs rendered to; `Drafting` is one planning. A namespace that
+several bundles would create on a cluster is created by the first of them in fleet.yaml, or by one that describes it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Protocol
 
-import anyio
 import msgspec
 
+from fleet.aio.each import each
 from fleet.core import normalize, targets
 from fleet.engine.inputs import Inputs
 from fleet.engine.ports import Renderer
@@ -20,8 +21,9 @@ from fleet.model.fleetfile import Bundle, Cluster, Fleet
 from fleet.model.objects import ManifestSet, ObjectId
 from fleet.model.rendering import RenderRequest
 
-AT_ONCE = 4
-"""Bundles that are drafted at a time."""
+BUNDLES_AT_ONCE = 4
+RENDERS_AT_ONCE = 4
+"""Of one bundle; how many really run at a time is the renderer's to say."""
 REMEMBERED = 100_000
 """Inputs whose outcome is remembered."""
 
@@ -46,12 +48,20 @@ class Outcome(msgspec.Struct, frozen=True):
     """Whether the set has a Namespace that says nothing but its name, so that another bundle may say it instead."""
 
 
-class Renders:
-    """What inputs render to; the manifests themselves are not kept here."""
+class Contents(Protocol):
+    """Where rendered manifests are kept; see engine.contents."""
 
-    def __init__(self, renderer: Renderer) -> None:
+    async def put(self, manifests: ManifestSet) -> None: ...
+
+
+class Renders:
+    """What inputs render to. The manifests themselves go to `contents`; raises StoreError when they cannot be kept."""
+
+    def __init__(self, renderer: Renderer, contents: Contents) -> None:
         self._renderer = renderer
+        self._contents = contents
         self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
+        self._kept: set[str] = set()
         self.members: dict[str, frozenset[ObjectId]] = {}
         """Digest → identities of its objects."""
 
@@ -63,7 +73,7 @@ class Renders:
         key = await self._renderer.key(request)
         outcome = self._outcomes.get(key)
         if outcome is None:
-            manifests = await self.manifests(bundle, request, inputs)
+            manifests = await self._render(bundle, request, inputs)
             # Equal sets share one set of identities.
             members = self.members.get(manifests.digest) or frozenset(item.id for item in manifests.manifests)
             bare = request.create_namespace and _has_bare_namespace(manifests, request.namespace)
@@ -72,8 +82,20 @@ class Renders:
         self._outcomes.move_to_end(key)
         return outcome
 
-    async def manifests(self, bundle: Bundle, request: RenderRequest, inputs: Inputs) -> ManifestSet:
-        return await self._renderer.render(await _on_disk(bundle, request, inputs))
+    async def keep(self, bundle: Bundle, digest: str, request: RenderRequest, inputs: Inputs) -> None:
+        """Makes sure that the manifests of a digest are kept: since long ago, they may have been dropped as unused."""
+        if digest not in self._kept and (await self._render(bundle, request, inputs)).digest != digest:
+            raise RenderError("the same input rendered to other objects the second time")
+
+    async def _render(self, bundle: Bundle, request: RenderRequest, inputs: Inputs) -> ManifestSet:
+        manifests = await self._renderer.render(await _on_disk(bundle, request, inputs))
+        await self._contents.put(manifests)
+        self._kept.add(manifests.digest)
+        return manifests
+
+    def begin(self) -> None:
+        """A new planning: what was kept for an earlier one may be gone."""
+        self._kept.clear()
 
     def shrink(self, in_use: Collection[str]) -> None:
         """Forgets the inputs that were asked for longest ago, and the identities of sets that nothing refers to."""
@@ -100,7 +122,8 @@ class Drafting:
         self._creators: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
-        """Fills `drafts` and `errors`."""
+        """Fills `drafts` and `errors`; raises StoreError."""
+        self._renders.begin()
         for bundle in self._fleet.bundles:
             try:
                 self._targets[bundle.name] = targets.targets(self._fleet, bundle)
@@ -116,44 +139,61 @@ class Drafting:
         await self._draft_all([bundle for bundle in bundles if bundle.name in again])
 
     async def _draft_all(self, bundles: Sequence[Bundle]) -> None:
-        limit = anyio.CapacityLimiter(AT_ONCE)
-
         async def one(bundle: Bundle) -> None:
-            async with limit:
-                self.drafts.pop(bundle.name, None)
-                try:
-                    self.drafts[bundle.name] = await self._draft(bundle)
-                except (RenderError, SourceError, InvalidInput) as error:
-                    self.errors[bundle.name] = str(error)
+            self.drafts.pop(bundle.name, None)
+            try:
+                self.drafts[bundle.name] = await self._draft(bundle)
+            except (RenderError, SourceError, InvalidInput) as error:
+                self.errors[bundle.name] = str(error)
 
-        async with anyio.create_task_group() as group:
-            for bundle in bundles:
-                group.start_soon(one, bundle, name=f"draft {bundle.name}")
+        await each(one, bundles, at_once=BUNDLES_AT_ONCE, name=lambda bundle: f"draft {bundle.name}")
 
     async def _draft(self, bundle: Bundle) -> Draft:
         started = self._now()
         clusters = self._targets[bundle.name]
         if not clusters:
             raise RenderError("it selects no cluster")
-        parts = await self._inputs.parts(bundle, clusters)
+        asked = await self._requests(bundle, clusters)
+        outcomes: dict[int, Outcome] = {}
+
+        async def one(number: int) -> None:
+            outcomes[number] = await self._renders.outcome(bundle, asked[number][0], self._inputs)
+
+        await each(
+            one, range(len(asked)), at_once=RENDERS_AT_ONCE, name=lambda number: f"render {bundle.name} {number}"
+        )
         digests: dict[str, str] = {}
         requests: dict[str, RenderRequest] = {}
-        for cluster in clusters:
-            request = RenderRequest(
-                fleet=self._fleet.name,
-                bundle=bundle.name,
-                cluster=cluster,
-                parts=parts[cluster.name],
-                namespace=bundle.namespace,
-                create_namespace=(bundle.name, cluster.name) in self._creators,
-                templates=bundle.templates,
-            )
-            outcome = await self._renders.outcome(bundle, request, self._inputs)
-            digests[cluster.name] = outcome.digest
+        for number, (request, names) in enumerate(asked):
+            outcome = outcomes[number]
             requests.setdefault(outcome.digest, request)
-            if outcome.bare:
-                self._bare[bundle.name, cluster.name] = ObjectId("", "Namespace", "", bundle.namespace)
+            for name in names:
+                digests[name] = outcome.digest
+                if outcome.bare:
+                    self._bare[bundle.name, name] = ObjectId("", "Namespace", "", bundle.namespace)
         return Draft(digests, requests, started, self._now())
+
+    async def _requests(self, bundle: Bundle, clusters: Sequence[Cluster]) -> list[tuple[RenderRequest, list[str]]]:
+        """What is to be rendered, each with the clusters that it is for; without templates those may be many."""
+        parts = await self._inputs.parts(bundle, clusters)
+        found: dict[tuple[object, ...], tuple[RenderRequest, list[str]]] = {}
+        for cluster in clusters:
+            creates = (bundle.name, cluster.name) in self._creators
+            # Parts are shared by the clusters that have the same ones, so that their identity tells.
+            alike = (tuple(map(id, parts[cluster.name])), creates, cluster.name if bundle.templates else "")
+            if alike not in found:
+                request = RenderRequest(
+                    fleet=self._fleet.name,
+                    bundle=bundle.name,
+                    cluster=cluster,
+                    parts=parts[cluster.name],
+                    namespace=bundle.namespace,
+                    create_namespace=creates,
+                    templates=bundle.templates,
+                )
+                found[alike] = (request, [])
+            found[alike][1].append(cluster.name)
+        return list(found.values())
 
     def _yielding(self) -> set[tuple[str, str]]:
         """Where a bundle leaves the Namespace it would create to another one that describes it."""

@@ -7,6 +7,7 @@ remembers which folders a root needed, so that an unchanged input is neither exp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
 from collections import OrderedDict
@@ -15,13 +16,16 @@ from hashlib import sha256
 
 import msgspec
 
+from fleet.aio.each import each
 from fleet.engine.ports import CommitInfo, Renderer, Tree
-from fleet.errors import RenderError
+from fleet.errors import RenderError, SourceError
 from fleet.model.fleetfile import Bundle, BundleSource, Cluster
 from fleet.model.rendering import Part
 
 ROUNDS = 20
 """How deep folders may refer to further folders."""
+AT_ONCE = 4
+"""Inputs of one bundle that are looked into at a time."""
 REMEMBERED = 20_000
 
 
@@ -88,32 +92,40 @@ class Inputs:
         self._trees = {name: _Asked(snapshot.tree) for name, snapshot in snapshots.items()}
 
     async def preload(self, bundles: Iterable[Bundle]) -> None:
-        """Asks each tree once for what the bundles name, instead of bundle by bundle."""
+        """Asks each tree once for what the bundles name, instead of bundle by bundle; raises nothing."""
         paths: dict[str, set[str]] = {}
         for bundle in bundles:
             for source in bundle.sources:
-                if source.name in self._trees:
+                # What is wrong is said when the bundle's turn comes.
+                with contextlib.suppress(RenderError):
                     base = self._base(source)
-                    needed = paths.setdefault(source.name, set())
-                    needed |= {base, *self._closures.guess((bundle.name, source.name, base, ""))}
+                    place = (bundle.name, source.name, base, "", "")
+                    paths.setdefault(source.name, set()).update({base}, self._closures.guess(place))
         for name, wanted in paths.items():
-            await self._trees[name].hashes(wanted)
+            with contextlib.suppress(SourceError):
+                if name in self._trees:
+                    await self._trees[name].hashes(sorted(wanted))
 
     async def parts(self, bundle: Bundle, clusters: Sequence[Cluster]) -> dict[str, tuple[Part, ...]]:
         """Cluster → what is to be rendered there."""
-        found: dict[str, list[Part]] = {cluster.name: [] for cluster in clusters}
-        for source in bundle.sources:
-            if source.name not in self._snapshots:
-                raise RenderError(f"source {source.name or 'of fleet.yaml'} could not be read yet")
-            overlays = await self._overlays(source, clusters)
-            made: dict[tuple[str | None, str], Part] = {}
-            for cluster in clusters:
-                # With templates each cluster may refer to folders of its own.
-                key = (overlays[cluster.name], cluster.name if bundle.templates else "")
-                if key not in made:
-                    made[key] = await self._part(bundle, source, key[0], cluster if bundle.templates else None)
-                found[cluster.name].append(made[key])
-        return {name: tuple(parts) for name, parts in found.items()}
+        by_source = [await self._source_parts(bundle, source, clusters) for source in bundle.sources]
+        return {cluster.name: tuple(parts[cluster.name] for parts in by_source) for cluster in clusters}
+
+    async def _source_parts(self, bundle: Bundle, source: BundleSource, clusters: Sequence[Cluster]) -> dict[str, Part]:
+        """Cluster → what one source contributes there; clusters with the same input share one part."""
+        if source.name not in self._snapshots:
+            raise RenderError(f"source {source.name or 'of fleet.yaml'} could not be read yet")
+        overlays = await self._overlays(source, clusters)
+        # With templates each cluster may refer to folders of its own.
+        keys = {c.name: (overlays[c.name], c.name if bundle.templates else "") for c in clusters}
+        distinct = {keys[cluster.name]: cluster for cluster in clusters}
+        made: dict[tuple[str | None, str], Part] = {}
+
+        async def one(key: tuple[str | None, str]) -> None:
+            made[key] = await self._part(bundle, source, key[0], distinct[key] if bundle.templates else None)
+
+        await each(one, distinct, at_once=AT_ONCE, name=lambda key: f"input {bundle.name} {key[0] or ''}")
+        return {name: made[key] for name, key in keys.items()}
 
     async def on_disk(self, bundle: Bundle, parts: Sequence[Part]) -> tuple[Part, ...]:
         """The parts with their folders exported, where they are not."""

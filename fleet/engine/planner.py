@@ -1,37 +1,29 @@
 """From a fleet.yaml and the commits of its sources to releases: what each bundle shall be where, in which waves.
 
-Level-triggered: `plan` looks at everything there is, and costs little where nothing changed (equal input is not rendered
-again, equal content is no new release). What goes wrong with one bundle is said of that bundle and touches no other.
-The same planner plans working trees for the offline commands.
+Level-triggered: `plan` looks at everything there is, and costs little where nothing changed (equal input is not
+rendered again, equal content is no new release). What goes wrong with one bundle is said of that bundle and touches no
+other. The same planner plans working trees for the offline commands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
-from typing import Protocol
 
 import anyio
 import msgspec
 
 from fleet.core import claims, targets
 from fleet.core.canonical import canonical
-from fleet.engine.drafting import Draft, Drafting, Renders
+from fleet.engine.drafting import Contents, Draft, Drafting, Renders
 from fleet.engine.inputs import Closures, Inputs, Snapshot
 from fleet.engine.ports import Renderer
-from fleet.errors import InvalidInput, NotFound, RenderError, SourceError
+from fleet.errors import InvalidInput, RenderError, SourceError
 from fleet.model.cluster import DeployOptions
 from fleet.model.fleetfile import Bundle, Fleet
-from fleet.model.objects import ManifestSet
 from fleet.model.rollout import Plan, PlannedWave, Release
 
 __all__ = ["Contents", "Planned", "Planner", "Snapshot"]
-
-
-class Contents(Protocol):
-    """Where rendered manifests go; see engine.contents."""
-
-    async def put(self, manifests: ManifestSet) -> None: ...
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -54,8 +46,7 @@ class Planner:
 
     def __init__(self, renderer: Renderer, contents: Contents, now: Callable[[], float], *, root: str = "") -> None:
         self._renderer = renderer
-        self._renders = Renders(renderer)
-        self._contents = contents
+        self._renders = Renders(renderer, contents)
         self._now = now
         self._root = root
         self._closures = Closures()
@@ -93,11 +84,8 @@ class Planner:
             return Planned(bundle.name, previous, plan, started=draft.started, ended=draft.ended)
         try:
             for digest, request in draft.requests.items():
-                manifests = await self._renders.manifests(bundle, request, inputs)
-                if manifests.digest != digest:
-                    raise RenderError("the same input rendered to other objects the second time")
-                await self._contents.put(manifests)
-        except (RenderError, SourceError, InvalidInput, NotFound) as error:
+                await self._renders.keep(bundle, digest, request, inputs)
+        except (RenderError, SourceError, InvalidInput) as error:
             return Planned(bundle.name, error=str(error))
         self._releases[bundle.name] = release
         self._in_force[bundle.name] = draft.digests
