@@ -121,7 +121,8 @@ class RolloutTrace:
             case "apply.finished" if event.cluster is not None:
                 self._outcomes[event.cluster] = event.data
             case "command":
-                self._mark(event, _text(event.data.get("name")) or "command")
+                refused = " (refused)" if event.data.get("refused") else ""
+                self._mark(event, f"{_text(event.data.get('name')) or 'command'}{refused}")
 
     # --- what each kind of event means -------------------------------------------------------------------------------
 

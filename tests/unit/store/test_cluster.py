@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from sqlalchemy import create_engine, event
 
 from fleet.model.cluster import Inventory, InventoryEntry
-from fleet.store import Store, rows
-from fleet.store.tables import baseline as table
+from fleet.store import Store
 from tests.unit.store import values
 
 pytestmark = pytest.mark.anyio
@@ -40,18 +38,3 @@ async def test_baselines_are_replaced_and_forgotten_one_by_one(store: Store) -> 
 async def test_equal_field_sets_are_held_once(store: Store) -> None:
     await store.put_baselines("qa-1", [values.baseline(f"o{number}") for number in range(50)])
     assert len({id(value.fields) for value in await store.baselines("qa-1")}) == 1
-
-
-def test_many_rows_are_few_statements() -> None:
-    engine = create_engine("sqlite://")
-    statements: list[str] = []
-    with engine.begin() as connection:
-        table.create(connection)
-        event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
-        written = [("qa-1", f"object {number}", 0, b"x") for number in range(2 * rows.CHUNK)]
-        rows.insert(connection, table, written, on_conflict="replace")
-        rows.insert(connection, table, [*written[:5], ("qa-1", "new", 0, b"y")], on_conflict="ignore")
-        rows.insert(connection, table, [], on_conflict="replace")
-        assert len(statements) == 3
-        assert connection.execute(table.select()).all() == [*written, ("qa-1", "new", 0, b"y")]
-    engine.dispose()

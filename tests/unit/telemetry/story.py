@@ -94,6 +94,7 @@ def prod(log: Log) -> None:
     """The rest: a gate and one cluster, then the end."""
     log.add("wave.state", 1666.0, wave="prod", from_="Pending", to="Gating")
     log.add("gate.state", 1666.0, wave="prod", gate="go", from_="Pending", to="Waiting", approvals=0)
+    log.add("command", 1999.0, actor="eve", name="reject", refused="eve may not answer gate go")
     log.add("command", 2000.0, actor="bob", name="approve")
     log.add("gate.state", 2000.0, wave="prod", actor="bob", gate="go", from_="Waiting", to="Passed",
             approvals=1, detail="approved by bob")  # fmt: skip

@@ -135,6 +135,8 @@ def test_spans_tell_what_was_done() -> None:
     assert root.attributes["fleet.name"] == "acme"
     assert root.attributes["fleet.revisions"] == ("apps=3f2a",)
     assert root.attributes["vcs.ref.head.revision"] == "3f2a"
+    told = [(m.name, m.time) for m in root.marks]
+    assert ("reject (refused)", 1999.0) in told
     assert ("approve", 2000.0, "bob") in [(m.name, m.time, m.attributes["fleet.actor"]) for m in root.marks]
 
 
