@@ -131,14 +131,14 @@ def ago(time: str | None, now: float | None = None) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """`45s`, `3m20s`, `2h05m`, `5d`; a clock that is ahead gives `0s`."""
+    """`45s`, `3m20s`, `4m`, `2h05m`, `5d`; a clock that is ahead gives `0s`."""
     if seconds is None:
         return "-"
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole}s"
     if whole < 600:
-        return f"{whole // 60}m{whole % 60:02d}s"
+        return f"{whole // 60}m{whole % 60:02d}s" if whole % 60 else f"{whole // 60}m"
     if whole < 3600:
         return f"{whole // 60}m"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m" if whole < 86_400 else f"{whole // 86_400}d"
