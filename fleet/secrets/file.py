@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from fleet.errors import InvalidInput, NotFound, Unavailable
+from fleet.model.fleetfile import Fleet
 
 MAX_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}\Z")
@@ -20,8 +21,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}\Z")
 class FileSecrets:
     """`folder` None: no provider is configured, and every secret is missing."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
+
+    def configure(self, fleet: Fleet) -> None:
+        """Takes the folder that fleet.yaml names; a relative one counts from the working directory of the process."""
+        self._folder = Path(fleet.secrets_path) if fleet.secrets_path is not None else None
 
     async def read(self, name: str) -> bytes:
         """Raises NotFound without such a secret, Unavailable when it cannot be read, InvalidInput for a bad name."""

@@ -1,0 +1,148 @@
+"""The whole engine as one supervised thing: commits become configuration and releases, releases become rollouts.
+
+One loop, level-triggered: whenever a source moved, the newest fleet.yaml is judged and every bundle planned; what has
+not changed costs nothing and starts nothing. Where nothing can be decided (no Git, no store) the last state stays in force.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import anyio
+import msgspec
+
+from fleet.aio.clock import Clock
+from fleet.aio.supervise import Policy, Supervisor
+from fleet.engine.agents import Agents
+from fleet.engine.conductor import Conductor
+from fleet.engine.configuration import Configuration, InForce
+from fleet.engine.eventlog import EventLog
+from fleet.engine.planner import Planned, Planner, Snapshot
+from fleet.engine.session import Shared
+from fleet.engine.sources import Sources
+from fleet.errors import FleetError
+from fleet.model.events import Event
+from fleet.model.fleetfile import Fleet, GitSource
+from fleet.model.rollout import ReleaseReady
+
+_log = logging.getLogger(__name__)
+
+RETRY = 2.0
+"""Seconds until what could not be planned for want of a store or of Git is planned again."""
+
+OWN = ""
+"""Name of the source that is the repository of fleet.yaml."""
+
+
+class Secrets(Protocol):
+    """The secrets provider, which fleet.yaml itself configures."""
+
+    def configure(self, fleet: Fleet) -> None: ...
+
+
+class Parts(msgspec.Struct, frozen=True):
+    own: GitSource
+    """The repository of fleet.yaml."""
+    configuration: Configuration
+    sources: Sources
+    planner: Planner
+    conductor: Conductor
+    agents: Agents
+    log: EventLog
+    secrets: Secrets
+    shared: Callable[[Fleet], Shared]
+    clock: Clock
+
+
+class Control:
+    """Runs the engine and answers what is wrong with the newest commit, bundle by bundle."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._moved = anyio.Event()
+        self._problems: dict[str, str] = {}
+
+    def changed(self, source: str) -> None:
+        """A source is at another commit."""
+        self._moved.set()
+
+    def problem(self, bundle: str) -> str | None:
+        """Why the newest commit made no release of a bundle; None when nothing is wrong."""
+        return self._problems.get(bundle)
+
+    async def run(self) -> None:
+        """Until cancelled. Raises InvalidInput when the stored fleet.yaml is not valid for this version."""
+        parts = self._parts
+        restored = await parts.configuration.restore()
+        await parts.conductor.restore()
+        async with Supervisor("engine", clock=parts.clock) as supervisor:
+            supervisor.start("events", parts.log.run)
+            supervisor.start("conductor", parts.conductor.run)
+            supervisor.start("agents", parts.agents.run)
+            if restored is not None:
+                await self._put_in_force(restored)
+            else:
+                parts.sources.want([parts.own])
+            supervisor.start("sources", parts.sources.run)
+            supervisor.start("planning", self._plan_on_change, Policy.RESTARTED)
+
+    async def _plan_on_change(self) -> None:
+        while True:
+            await self._moved.wait()
+            self._moved = anyio.Event()
+            try:
+                await self._plan()
+            except FleetError as error:
+                _log.warning("planning waits: %s", error)
+                await anyio.sleep(RETRY)
+                self._moved.set()
+
+    async def _plan(self) -> None:
+        parts = self._parts
+        own = parts.sources.snapshots().get(OWN)
+        if own is not None:
+            accepted = await parts.configuration.judge(own.revision)
+            if accepted is not None:
+                await self._put_in_force(accepted)
+        in_force = parts.configuration.in_force
+        if in_force is None:
+            return
+        snapshots = parts.sources.snapshots() | await self._own(in_force.revision, own)
+        for planned in await parts.planner.plan(in_force.fleet, snapshots):
+            await self._take(planned)
+
+    async def _own(self, revision: str, newest: Snapshot | None) -> dict[str, Snapshot]:
+        """The repository of fleet.yaml at the commit in force: a commit with an invalid fleet.yaml is refused whole."""
+        if newest is None:
+            return {}
+        if newest.revision == revision:
+            return {OWN: newest}
+        mirror = self._parts.sources.mirror(OWN)
+        return {OWN: Snapshot(revision, mirror.tree(revision), await mirror.info(revision))}
+
+    async def _take(self, planned: Planned) -> None:
+        if planned.error is not None:
+            if self._problems.get(planned.bundle) != planned.error:
+                self._say("release.failed", planned.bundle, {"error": planned.error})
+            self._problems[planned.bundle] = planned.error
+            return
+        self._problems.pop(planned.bundle, None)
+        if not planned.changed or planned.release is None or planned.plan is None:
+            return
+        span = {"name": "render", "start": planned.started, "end": planned.ended}
+        self._say("release.rendered", planned.bundle, {"release": planned.release.id, "spans": [span]})
+        await self._parts.conductor.submit(ReleaseReady(planned.release, planned.plan))
+
+    async def _put_in_force(self, accepted: InForce) -> None:
+        parts, fleet = self._parts, accepted.fleet
+        parts.secrets.configure(fleet)
+        parts.sources.want([parts.own, *fleet.sources])
+        parts.agents.configure(fleet, parts.shared(fleet))
+        parts.conductor.configure(fleet)
+        known = {bundle.name for bundle in fleet.bundles}
+        self._problems = {name: error for name, error in self._problems.items() if name in known}
+
+    def _say(self, kind: str, bundle: str, data: dict[str, object]) -> None:
+        self._parts.log.emit(Event(type=kind, time=self._parts.clock.wall(), bundle=bundle, data=data))
