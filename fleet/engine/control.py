@@ -1,7 +1,8 @@
 """The whole engine as one supervised thing: commits become configuration and releases, releases become rollouts.
 
 One loop, level-triggered: whenever a source moved, the newest fleet.yaml is judged and every bundle planned; what has
-not changed costs nothing and starts nothing. Where nothing can be decided (no Git, no store) the last state stays in force.
+not changed costs nothing and starts nothing. Where nothing can be decided (no Git, no store) the last state stays in
+force.
 """
 
 from __future__ import annotations

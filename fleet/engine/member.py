@@ -100,6 +100,8 @@ class Member:
             self.say("cluster.connected", kubernetes=self.kubernetes)
         elif before is ClusterState.READY:
             self.say("cluster.lost", state=state.value, reason=reason)
+        # A report without a bundle says only whether the cluster is there, also before anything is assigned to it.
+        self._report(MemberReport(cluster=self.name, bundle="", reachable=self.reachable))
         self.report_all()
 
     def disconnected(self) -> None:
