@@ -30,6 +30,7 @@ from fleet.engine.conductor import Conductor
 from fleet.engine.contents import Contents
 from fleet.engine.eventlog import EventLog
 from fleet.engine.planner import Planner
+from fleet.engine.ports import Connector
 from fleet.engine.service import Parts, Service
 from fleet.engine.sources import Sources
 from fleet.errors import FleetError, StoreError
@@ -48,6 +49,9 @@ from fleet.telemetry.metrics import LagSampler, Metrics
 
 _log = logging.getLogger(__name__)
 
+_OWN_SECRET = "the credentials of the repository of fleet.yaml"
+"""No name that fleet.yaml could give to a secret."""
+
 
 class ServeOptions(msgspec.Struct, frozen=True):
     """What the command line says."""
@@ -61,8 +65,8 @@ class ServeOptions(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8080
     database: str | None = None
-    secret: str | None = None
-    """Name of the secret with the credentials of the repository, for a private one."""
+    secret: Path | None = None
+    """File with the credentials of the repository, for a private one (format: `fleet.git.credentials`)."""
 
 
 async def serve(options: ServeOptions, settings: Settings, listening: Callable[[Listening, Path], None]) -> None:
@@ -84,6 +88,13 @@ async def serve(options: ServeOptions, settings: Settings, listening: Callable[[
         # What the agents said last is stored after they have ended, before the store closes.
         with anyio.CancelScope(shield=True), anyio.move_on_after(settings.engine.stop_timeout):
             await plane.finish()
+
+
+def reach(settings: Settings, fleet: Fleet) -> tuple[Connector, FileSecrets]:
+    """What reaches the clusters of a fleet.yaml outside of a control plane: clients, and the secrets that they need."""
+    secrets = FileSecrets()
+    secrets.configure(fleet)
+    return KubeConnector(bounds.of(settings.kube)), secrets
 
 
 async def _until_told(run: Callable[[], Awaitable[None]], deadline: float) -> None:
@@ -115,7 +126,7 @@ class _Plane:
         self.metrics.build.labels(__version__).set(1)
         self._log = EventLog(store)
         self._contents = Contents(store)
-        secrets = FileSecrets()
+        secrets = FileSecrets(single={_OWN_SECRET: options.secret} if options.secret is not None else {})
         assignments = Assignments()
         self._conductor = Conductor(store, assignments, self._log.stored, clock=self._clock)
         self._agents = agents.Agents(
@@ -130,7 +141,7 @@ class _Plane:
             )
         )
         assignments.subscribe(self._agents.assigned)
-        own = GitSource(control.OWN, options.fleet, ref=options.ref, secret_ref=options.secret)
+        own = GitSource(control.OWN, options.fleet, ref=options.ref, secret_ref=_OWN_SECRET if options.secret else None)
         sources = Sources(
             GitMirrors(options.data_dir),
             secrets,

@@ -11,9 +11,13 @@ from typer.core import TyperGroup
 import fleet
 from fleet.cli import (
     events,
+    local_demo,
+    local_doctor,
     local_init,
     local_plan,
     local_render,
+    local_serve,
+    local_serve,
     local_validate,
     standing,
     steer,
@@ -77,5 +81,17 @@ def program(
     context.obj = Globals(server, token, output, no_color)
 
 
-for module in (local_init, local_validate, local_render, local_plan, standing, events, steer):
+MODULES = (
+    local_init,
+    local_validate,
+    local_render,
+    local_plan,
+    local_doctor,
+    local_serve,
+    local_demo,
+    standing,
+    events,
+    steer,
+)
+for module in MODULES:
     module.register(app)

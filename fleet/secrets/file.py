@@ -7,6 +7,7 @@ large to be a secret is refused.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import anyio.to_thread
@@ -19,10 +20,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}\Z")
 
 
 class FileSecrets:
-    """`folder` None: no provider is configured, and every secret is missing."""
+    """`folder` None: no provider is configured, and every secret is missing. `single`: files outside of it, by name."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, single: Mapping[str, Path] | None = None) -> None:
         self._folder = folder
+        self._single = dict(single or {})
 
     def configure(self, fleet: Fleet) -> None:
         """Takes the folder that fleet.yaml names; a relative one counts from the working directory of the process."""
@@ -30,6 +32,8 @@ class FileSecrets:
 
     async def read(self, name: str) -> bytes:
         """Raises NotFound without such a secret, Unavailable when it cannot be read, InvalidInput for a bad name."""
+        if (path := self._single.get(name)) is not None:
+            return await anyio.to_thread.run_sync(_read, path, path.name)
         if not _NAME.match(name):
             raise InvalidInput(f"the secret name {name!r} may hold letters, digits, dots, dashes and underscores only")
         if self._folder is None:
