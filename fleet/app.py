@@ -49,7 +49,7 @@ from fleet.telemetry.metrics import LagSampler, Metrics
 
 _log = logging.getLogger(__name__)
 
-_OWN_SECRET = "the credentials of the repository of fleet.yaml"
+_OWN_CREDENTIALS = "the credentials of the repository of fleet.yaml"
 """No name that fleet.yaml could give to a secret."""
 
 
@@ -126,7 +126,7 @@ class _Plane:
         self.metrics.build.labels(__version__).set(1)
         self._log = EventLog(store)
         self._contents = Contents(store)
-        secrets = FileSecrets(single={_OWN_SECRET: options.secret} if options.secret is not None else {})
+        secrets = FileSecrets(single={_OWN_CREDENTIALS: options.secret} if options.secret is not None else {})
         assignments = Assignments()
         self._conductor = Conductor(store, assignments, self._log.stored, clock=self._clock)
         self._agents = agents.Agents(
@@ -141,7 +141,9 @@ class _Plane:
             )
         )
         assignments.subscribe(self._agents.assigned)
-        own = GitSource(control.OWN, options.fleet, ref=options.ref, secret_ref=_OWN_SECRET if options.secret else None)
+        own = GitSource(
+            control.OWN, options.fleet, ref=options.ref, secret_ref=_OWN_CREDENTIALS if options.secret else None
+        )
         sources = Sources(
             GitMirrors(options.data_dir),
             secrets,

@@ -24,7 +24,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 def register(app: typer.Typer) -> None:
     examples = (
         "fleet serve",
-        "fleet serve --fleet https://git.acme.example/fleet.git --ref main --secret git-fleet",
+        "fleet serve --fleet https://git.acme.example/fleet.git --ref main --secret git.yaml",
         "fleet serve --fleet my-fleet --data-dir /var/lib/fleet --listen 127.0.0.1:9090",
     )
     command(app, "serve", panel="On this machine", examples=examples)(serve)
@@ -51,7 +51,8 @@ def serve(
         str, typer.Option("--listen", metavar="HOST:PORT", help="Where the API answers.")
     ] = DEFAULT_LISTEN,
     secret: Annotated[
-        str | None, typer.Option("--secret", metavar="NAME", help="The secret with the repository's credentials.")
+        Path | None,
+        typer.Option("--secret", metavar="FILE", help="A file with the credentials of a private repository."),
     ] = None,
     database: Annotated[
         str | None, typer.Option("--database", metavar="URL", help="Another database than the embedded one.")
@@ -73,12 +74,18 @@ def serve(
         host=host,
         port=port,
         database=database,
-        secret=secret,
+        secret=secret.expanduser().absolute() if secret is not None else None,
     )
     chosen = settings.load(os.environ)
     undo = logs.set_up(chosen.telemetry)
     try:
-        anyio.run(app.serve, options, chosen, lambda where, token: _listening(session, where, token), **_backend())
+        anyio.run(
+            app.serve,
+            options,
+            chosen,
+            lambda where, token: _listening(session, where, token),
+            backend_options=_backend(),
+        )
     except ExceptionGroup as group:
         raise _first(group) from group
     finally:
@@ -126,12 +133,11 @@ def _listening(session: Session, where: Listening, token: Path) -> None:
     sys.stdout.flush()
 
 
-def _backend() -> dict[str, object]:
+def _backend() -> dict[str, bool]:
     """uvloop holds a TLS stream in a fifth of the memory; without it everything works the same."""
     import importlib.util
 
-    available = importlib.util.find_spec("uvloop") is not None
-    return {"backend_options": {"use_uvloop": available}}
+    return {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
 
 
 def _first(errors: ExceptionGroup[Exception]) -> Exception:
