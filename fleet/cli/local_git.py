@@ -35,3 +35,22 @@ def resolve(repository: Path, revision: str) -> str | None:
     if revision == "HEAD":
         return None
     raise Failure(Exit.NO, f"{repository} has no commit {revision}", "`git log` and `git fetch` know which there are")
+
+
+def repository_of(folder: Path) -> Path | None:
+    """The root of the repository that a folder lies in; bare ones are their own root."""
+    if (folder / "HEAD").is_file() and (folder / "objects").is_dir():
+        return folder
+    return next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), None)
+
+
+def branch(repository: Path) -> str:
+    """The branch that is checked out; raises Failure where there is none."""
+    argv = ["git", "-C", str(repository), "symbolic-ref", "--quiet", "--short", "HEAD"]
+    try:
+        asked = subprocess.run(argv, capture_output=True, timeout=DEADLINE, check=False, text=True)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failure(Exit.NO, f"git did not answer: {error}", "`fleet doctor` checks what is installed") from error
+    if asked.returncode != 0 or not asked.stdout.strip():
+        raise Failure(Exit.USAGE, f"{repository} has no branch checked out", "say which one: --ref BRANCH")
+    return asked.stdout.strip()

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from fleet.cli.local_worktree import WorkTree
-    from fleet.engine.preview import PlanView, Side
+    from fleet.engine.planner import Planned
+    from fleet.engine.preview import KeptSets, Preview
 
 MAX_FLEETFILE = 1 << 20
 
@@ -57,31 +58,32 @@ def plan(
         raise Failure(Exit.USAGE, "--live is not supported yet", hint)
     tree = local_worktree.open_tree(directory, source)
     fleet = tree.fleet()
-    found = anyio.run(_compare, tree, local_git.resolve(tree.repository, against))
+    sha = local_git.resolve(tree.repository, against)
+    found = anyio.run(_compare, tree, sha)
     for sentence in tree.elsewhere(fleet):
         session.output.remark(f"fleet: {sentence}")
-    session.output.show(msgspec.to_builtins(found), _text)
-    if found.errors or (exit_code and found.changes):
+    # Without a commit to compare with, there is no revision to name.
+    session.output.show(msgspec.to_builtins(found) | ({} if sha else {"from": None}), _text)
+    if any(bundle.error for bundle in found.bundles) or (exit_code and not found.empty):
         raise typer.Exit(Exit.NO)
 
 
-async def _compare(tree: WorkTree, sha: str | None) -> PlanView:
+async def _compare(tree: WorkTree, sha: str | None) -> Preview:
     from fleet.cli import local_worktree
     from fleet.engine import preview
 
-    rendered = await local_worktree.render(tree)
-    after = preview.Side(local_worktree.WORKING_TREE, rendered.fleet, rendered.planned, rendered.manifests)
+    after = await local_worktree.render(tree)
     if sha is None:
-        return preview.preview(None, after)
+        return await preview.preview((), after.planned, after.sets, names=("", local_worktree.WORKING_TREE))
     with tempfile.TemporaryDirectory(prefix="fleet-plan-") as folder:
-        return preview.preview(await _at(tree, sha, Path(folder)), after)
+        before = await _planned_at(tree, sha, Path(folder), after.sets)
+    return await preview.preview(before, after.planned, after.sets, names=(sha, local_worktree.WORKING_TREE))
 
 
-async def _at(tree: WorkTree, sha: str, folder: Path) -> Side | None:
-    """The same fleet as it was at a commit; None when there was no fleet.yaml there."""
+async def _planned_at(tree: WorkTree, sha: str, folder: Path, sets: KeptSets) -> tuple[Planned, ...]:
+    """The same fleet as it was at a commit; nothing when there was no fleet.yaml there."""
     from fleet.cli import local_worktree
     from fleet.core import fleetfile
-    from fleet.engine import preview
     from fleet.engine.planner import Snapshot
     from fleet.errors import NotFound
     from fleet.git.mirror import GitMirrors
@@ -94,16 +96,14 @@ async def _at(tree: WorkTree, sha: str, folder: Path) -> Side | None:
     try:
         body = await mirror.read(sha, name, MAX_FLEETFILE)
     except NotFound:
-        return None
+        return ()
     parsed = fleetfile.parse(body, file=f"{sha[:12]}:{name}")
     if parsed.fleet is None:
-        raise Failure(
-            Exit.NO, f"it cannot be compared with {sha[:12]}: {parsed.problems[0]}", "--against another commit"
-        )
+        problem = f"it cannot be compared with {sha[:12]}: {parsed.problems[0]}"
+        raise Failure(Exit.NO, problem, "take another commit: --against REV")
     snapshots = {"": Snapshot(sha, mirror.tree(sha), await mirror.info(sha))}
     snapshots |= {each: Snapshot(local_worktree.WORKING_TREE, FolderTree(path)) for each, path in tree.sources.items()}
-    rendered = await local_worktree.render_at(tree, parsed.fleet, snapshots)
-    return preview.Side(sha, rendered.fleet, rendered.planned, rendered.manifests)
+    return (await local_worktree.render_at(tree, parsed.fleet, snapshots, sets)).planned
 
 
 def _text(data: Mapping[str, Any]) -> list[RenderableType]:
@@ -111,6 +111,8 @@ def _text(data: Mapping[str, Any]) -> list[RenderableType]:
 
     before = short(data["from"]) if data["from"] else "nothing"
     parts = [line(("from", "bold"), before, ("to", "bold"), data["to"])]
+    if not data["bundles"]:
+        parts.append(line("no change"))
     for bundle in data["bundles"]:
         parts += [line(""), line((bundle["bundle"], "bold")), *_bundle(bundle)]
     return parts
@@ -125,7 +127,7 @@ def _bundle(bundle: Mapping[str, Any]) -> list[RenderableType]:
     for group in bundle["groups"]:
         parts += _group(group)
     if not bundle["groups"]:
-        parts.append(line("  no change"))
+        parts.append(line("  no object changes"))
     for wave in bundle["waves"]:
         gates = f"after gate {', '.join(wave['gates'])}" if wave["gates"] else ""
         bake = f"bakes {span(wave['bakeSeconds'])}" if wave["bakeSeconds"] else ""

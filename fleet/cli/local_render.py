@@ -6,13 +6,16 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fleet.cli.command import command
 from fleet.cli.failure import Exit, Failure
 from fleet.cli.session import Session
+
+if TYPE_CHECKING:
+    from fleet.cli.local_worktree import WorkTree
 
 
 def register(app: typer.Typer) -> None:
@@ -46,18 +49,23 @@ def render(
         )
     if bundle is not None and all(each.name != bundle for each in fleet.bundles):
         raise Failure(Exit.NO, f"no bundle {bundle} in {tree.parsed.file}", _named(each.name for each in fleet.bundles))
-    rendered = anyio.run(local_worktree.render, tree)
-    bodies: list[object] = []
-    for each in fleet.bundles:
-        if bundle in (None, each.name):
-            found = rendered.of(each.name, cluster)
-            bodies += [json.loads(manifest.body) for manifest in found.manifests] if found is not None else []
+    names = [each.name for each in fleet.bundles if bundle in (None, each.name)]
+    bodies = anyio.run(_bodies, tree, names, cluster)
     for sentence in tree.elsewhere(fleet):
         session.output.remark(f"fleet: {sentence}")
     if session.format == "json":
         session.output.data({"apiVersion": "v1", "kind": "List", "items": bodies})
     else:
         sys.stdout.write(yaml.dump_all(bodies))
+
+
+async def _bodies(tree: WorkTree, bundles: list[str], cluster: str) -> list[object]:
+    """The objects of these bundles on a cluster, in their order."""
+    from fleet.cli import local_worktree
+
+    rendered = await local_worktree.render(tree)
+    found = [await rendered.of(bundle, cluster) for bundle in bundles]
+    return [json.loads(manifest.body) for each in found if each is not None for manifest in each.manifests]
 
 
 def _named(names: Iterable[str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -83,8 +85,8 @@ def serve(
             app.serve,
             options,
             chosen,
-            lambda where, token: _listening(session, where, token),
-            backend_options=_backend(),
+            partial(_listening, session),
+            backend_options=_loop(),
         )
     except ExceptionGroup as group:
         raise _first(group) from group
@@ -133,10 +135,8 @@ def _listening(session: Session, where: Listening, token: Path) -> None:
     sys.stdout.flush()
 
 
-def _backend() -> dict[str, bool]:
+def _loop() -> dict[str, Any]:
     """uvloop holds a TLS stream in a fifth of the memory; without it everything works the same."""
-    import importlib.util
-
     return {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
 
 

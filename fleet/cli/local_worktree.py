@@ -12,9 +12,11 @@ from pathlib import Path
 
 import msgspec
 
+from fleet.cli import local_git
 from fleet.cli.failure import Exit, Failure
 from fleet.core import fleetfile
 from fleet.engine.planner import Planned, Planner, Snapshot
+from fleet.engine.preview import KeptSets
 from fleet.errors import InvalidInput
 from fleet.git.trees import FolderTree
 from fleet.model.fleetfile import Bundle, Fleet, Problem
@@ -63,24 +65,14 @@ class WorkTree(msgspec.Struct, frozen=True):
         )
 
 
-class Kept:
-    """Rendered manifests by digest, for as long as a command runs (engine.planner.Contents)."""
-
-    def __init__(self) -> None:
-        self.sets: dict[str, ManifestSet] = {}
-
-    async def put(self, manifests: ManifestSet) -> None:
-        self.sets[manifests.digest] = manifests
-
-
 class Rendered(msgspec.Struct, frozen=True):
     """All bundles of a fleet.yaml that could be rendered here, and what is wrong with the others."""
 
     fleet: Fleet
     planned: tuple[Planned, ...]
-    manifests: dict[str, ManifestSet]
+    sets: KeptSets
 
-    def of(self, bundle: str, cluster: str) -> ManifestSet | None:
+    async def of(self, bundle: str, cluster: str) -> ManifestSet | None:
         """What a bundle is on a cluster; None: it does not go there. Raises InvalidInput with why it cannot be
         rendered.
         """
@@ -89,7 +81,7 @@ class Rendered(msgspec.Struct, frozen=True):
             raise InvalidInput(f"bundle {bundle}: {planned.error}")
         release = planned.release if planned is not None else None
         digest = release.digests.get(cluster) if release is not None else None
-        return None if digest is None else self.manifests[digest]
+        return None if digest is None else await self.sets.get(digest)
 
 
 def open_tree(directory: Path, sources: Sequence[str] | None = None) -> WorkTree:
@@ -102,7 +94,9 @@ def open_tree(directory: Path, sources: Sequence[str] | None = None) -> WorkTree
         raise Failure(Exit.NO, f"{file}: {error.strerror}", "`fleet init` writes a first fleet.yaml") from error
     resolved = file.resolve()
     parsed = fleetfile.parse(content, file=str(file))
-    return WorkTree(resolved, _repository(resolved.parent), parsed, _checkouts(sources or ()))
+    return WorkTree(
+        resolved, local_git.repository_of(resolved.parent) or resolved.parent, parsed, _checkouts(sources or ())
+    )
 
 
 async def render(tree: WorkTree) -> Rendered:
@@ -112,12 +106,14 @@ async def render(tree: WorkTree) -> Rendered:
     return await render_at(tree, tree.fleet(), snapshots)
 
 
-async def render_at(tree: WorkTree, fleet: Fleet, snapshots: Mapping[str, Snapshot]) -> Rendered:
-    """Renders a fleet at given states of its sources, as far as they are here."""
-    kept = Kept()
+async def render_at(
+    tree: WorkTree, fleet: Fleet, snapshots: Mapping[str, Snapshot], sets: KeptSets | None = None
+) -> Rendered:
+    """Renders a fleet at given states of its sources, as far as they are here; manifests go to `sets`."""
+    sets = sets if sets is not None else KeptSets()
     here = msgspec.structs.replace(fleet, bundles=tuple(bundle for bundle in fleet.bundles if tree.here(bundle)))
-    planner = Planner(Renderer(), kept, time.time, root=tree.root)
-    return Rendered(fleet, await planner.plan(here, snapshots), kept.sets)
+    planner = Planner(Renderer(), sets, time.time, root=tree.root)
+    return Rendered(fleet, await planner.plan(here, snapshots), sets)
 
 
 def unrenderable(tree: WorkTree, rendered: Rendered) -> tuple[Problem, ...]:
@@ -128,11 +124,6 @@ def unrenderable(tree: WorkTree, rendered: Rendered) -> tuple[Problem, ...]:
         for each in rendered.planned
         if each.error is not None
     )
-
-
-def _repository(folder: Path) -> Path:
-    """The nearest folder above that is a Git repository; `folder` itself when none is."""
-    return next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), folder)
 
 
 def _checkouts(given: Sequence[str]) -> dict[str, Path]:

@@ -17,7 +17,6 @@ from fleet.cli import (
     local_plan,
     local_render,
     local_serve,
-    local_serve,
     local_validate,
     standing,
     steer,
