@@ -46,6 +46,8 @@ class Pace(msgspec.Struct, frozen=True):
     """Between two openings of one watch, however the first ended."""
     proven: float = 10.0
     """A watch that lived so long has worked, even if it brought nothing: the backoff starts anew."""
+    resume_within: float = 300.0
+    """After a longer loss the kind is listed instead of resumed: a server compacts its history every five minutes."""
 
 
 class Sizes(msgspec.Struct, frozen=True):

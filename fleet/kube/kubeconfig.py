@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import ipaddress
 import os
+import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from kubernetes_asyncio.config.kube_config import ConfigNode
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_SETTLED = 2.0
+"""Seconds after which a second change of a file surely has another time stamp than the first."""
 _PLUGIN_APIS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 
 
@@ -43,7 +47,7 @@ def from_path(path: str | None, context: str | None, *, limit: int) -> Access:
     present = files if path else [file for file in files if file.exists()]
     if not present:
         raise InvalidInput(f"there is no kubeconfig at {given}")
-    nodes = [_parse(_read(file, limit), str(file), str(file.absolute()), limit) for file in present]
+    nodes = [_document(file, limit) for file in present]
     return _access(nodes, context, Origin(given))
 
 
@@ -75,6 +79,22 @@ def _read(file: Path, limit: int) -> bytes:
     if len(body) > limit:
         raise InvalidInput(f"{file} is larger than {limit} bytes")
     return body
+
+
+def _document(file: Path, limit: int) -> ConfigNode:
+    """A whole kubeconfig. Often hundreds of clusters share one, and parsing a large one takes a second."""
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {file}: {error.strerror or error}") from error
+    if time.time() - stat.st_mtime < _SETTLED:
+        return _parse(_read(file, limit), str(file), str(file.absolute()), limit)
+    return _unchanged(file, (stat.st_mtime_ns, stat.st_size, stat.st_ino), limit)
+
+
+@lru_cache(maxsize=4)
+def _unchanged(file: Path, stamp: tuple[int, ...], limit: int) -> ConfigNode:
+    return _parse(_read(file, limit), str(file), str(file.absolute()), limit)
 
 
 def _parse(body: bytes, name: str, path: str | None, limit: int) -> ConfigNode:

@@ -6,6 +6,7 @@ fill up makes every list wait for ever. `client`, `discovery` and `watch` stand 
 
 from __future__ import annotations
 
+import io
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -27,6 +28,7 @@ from fleet.kube.credentials import Credentials
 from fleet.kube.gate import Gate, TooLarge
 
 JSON = "application/json"
+_PIECE = 65536
 T = TypeVar("T")
 
 
@@ -200,7 +202,8 @@ class Transport:
         return await session.request(
             call.method,
             _url(login.server, call),
-            data=call.body,
+            # aiohttp writes a file-like body piece by piece, and bytes at once, however slow the connection is.
+            data=io.BytesIO(call.body) if call.body is not None and len(call.body) > _PIECE else call.body,
             headers=headers,
             ssl=login.tls if login.tls is not None else True,
             server_hostname=login.server_name,

@@ -59,12 +59,17 @@ class Reflector:
         self._barren = 0
         """Attempts since the stream last brought a readable line: the exponent of the backoff."""
         self._unreadable = 0
-        self._page_objects = transport.bounds.sizes.page_objects
+        self._lost_at: float | None = None
+        """When the first failure since the last readable line was."""
+        self._sizes = transport.bounds.sizes
+        self._page_objects = self._sizes.page_objects
 
     async def run(self) -> NoReturn:
         """Raises only Unauthorized or Rejected (forbidden, unserved), each told to the sink as `lost` first."""
         while True:
             try:
+                if self._version is not None and self._lost_at is not None:
+                    await self._doubt(self._version, self._lost_at)
                 if self._version is None:
                     self._version = await self._list()
                 await self._follow(self._version)
@@ -79,6 +84,22 @@ class Reflector:
             except Unavailable as error:
                 await self._failed(error)
 
+    async def _doubt(self, version: str, lost_at: float) -> None:
+        """Forgets where we stood when that can be no place in the server's history any more.
+
+        A server that was restored from a backup counts from an older version: it takes a watch from one that it has not
+        reached yet and stays silent until it has, which would look like a world without changes.
+        """
+        if anyio.current_time() - lost_at > self._transport.bounds.pace.resume_within:
+            self._version = None
+            return
+        query = {"limit": "1", **self._selection()}
+        answer = await self._transport.request(Call("GET", self._resource.path(), query), self._sizes.page)
+        current = decode.page(answer.body).version
+        # Aggregated servers may have versions that are no numbers; those cannot be compared.
+        if current.isdecimal() and version.isdecimal() and int(current) < int(version):
+            self._version = None
+
     # --- list --------------------------------------------------------------------------------------------------------
 
     async def _list(self) -> str:
@@ -90,7 +111,7 @@ class Reflector:
                 await stack.enter_async_context(limiter)
             present: set[ObjectId] = set()
             token = ""
-            for _ in range(self._transport.bounds.sizes.pages):
+            for _ in range(self._sizes.pages):
                 page = await self._page(token)
                 await self._hand_on(page, present)
                 if not page.next:
@@ -100,13 +121,12 @@ class Reflector:
         raise Unreadable(f"a list of {self._resource.plural} without an end")
 
     async def _page(self, token: str) -> decode.Page:
-        sizes = self._transport.bounds.sizes
         while True:
             query = {"limit": str(self._page_objects), **self._selection()}
             if token:
                 query["continue"] = token
             try:
-                answer = await self._transport.request(Call("GET", self._resource.path(), query), sizes.page)
+                answer = await self._transport.request(Call("GET", self._resource.path(), query), self._sizes.page)
             except TooLarge:
                 if self._page_objects == 1:
                     raise
@@ -115,7 +135,7 @@ class Reflector:
             return decode.page(answer.body)
 
     async def _hand_on(self, page: decode.Page, present: set[ObjectId]) -> None:
-        width = self._transport.bounds.sizes.slice
+        width = self._sizes.slice
         for start in range(0, len(page.items), width):
             objects = [decode.live(self._resource, bytes(item)) for item in page.items[start : start + width]]
             present.update(live.id for live in objects)
@@ -151,7 +171,7 @@ class Reflector:
 
     async def _read(self, stream: Stream) -> bool:
         """Reads to the end; returns whether any line came."""
-        splitter = LineSplitter(self._transport.bounds.sizes.line)
+        splitter = LineSplitter(self._sizes.line)
         spoke = False
         chunk = await self._first(stream)
         dead = self._transport.bounds.timeouts.dead_stream
@@ -177,6 +197,7 @@ class Reflector:
         """The first bytes; None when there are none yet, and the watch can be taken for accepted."""
         with anyio.move_on_after(self._transport.bounds.timeouts.settle):
             return await stream.receive()
+        self._lost_at = None
         self._sink.alive(self._resource)
         return None
 
@@ -196,6 +217,7 @@ class Reflector:
                     raise Unreadable("not a watch event")
         self._barren = 0
         self._unreadable = 0
+        self._lost_at = None
         self._sink.alive(self._resource)
 
     def _moved(self, version: str) -> None:
@@ -210,7 +232,7 @@ class Reflector:
             self._unreadable += 1
             if self._unreadable >= UNREADABLE_IN_A_ROW:
                 self._version = None
-        self._sink.lost(self._resource, error)
+        self._lose(error)
         await self._pause()
 
     async def _refused(self, error: Rejected) -> None:
@@ -224,10 +246,15 @@ class Reflector:
             return
         if error.status == 405:
             error = Rejected("unserved", 405, error.reason, error.message)
-        self._sink.lost(self._resource, error)
+        self._lose(error)
         if error.kind in ("forbidden", "unserved"):
             raise error
         await self._pause(error.retry_after)
+
+    def _lose(self, error: Exception) -> None:
+        if self._lost_at is None:
+            self._lost_at = anyio.current_time()
+        self._sink.lost(self._resource, error)
 
     async def _pause(self, at_least: float | None = None) -> None:
         """Full jitter, but no shorter than the server asked for."""

@@ -182,8 +182,10 @@ async def test_by_path_and_context_and_by_secret(tmp_path: Path) -> None:
 
 
 async def test_a_kubeconfig_that_is_rewritten_is_read_again_when_it_is_refused(tmp_path: Path) -> None:
+    valid = "old"
+
     async def handler(request: Request, reply: Reply) -> None:
-        if request.headers["authorization"] == "Bearer new":
+        if request.headers["authorization"] == f"Bearer {valid}":
             await reply.json(OBJECT)
         else:
             await reply.json({"kind": "Status", "code": 401}, 401)
@@ -192,10 +194,16 @@ async def test_a_kubeconfig_that_is_rewritten_is_read_again_when_it_is_refused(t
     async with serving(handler) as server:
         file.write_bytes(kubeconfig(server.url, "old"))
         client = await KubeConnector(QUICK).connect(Cluster("qa", kubeconfig=KubeconfigRef(path=str(file))), {})
+        await client.get(NODES, "", "a")
         file.write_bytes(kubeconfig(server.url, "new"))
+        valid = "new"
         await client.get(NODES, "", "a")
         await client.aclose()
-    assert len(server.requests) == 2
+    assert [request.headers["authorization"] for request in server.requests] == [
+        "Bearer old",
+        "Bearer old",
+        "Bearer new",
+    ]
 
 
 @pytest.mark.parametrize(

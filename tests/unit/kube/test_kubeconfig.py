@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,17 @@ def test_the_first_file_of_kubeconfig_that_has_a_name_wins(tmp_path: Path, monke
     monkeypatch.setenv("KUBECONFIG", ":".join(str(tmp_path / name) for name in ("missing", "a", "b", "c")))
     assert kubeconfig.from_path(None, None, limit=LIMIT).authorization == "Bearer first"
     assert kubeconfig.from_path(None, "prod", limit=LIMIT).authorization == "Bearer third"
+
+
+def test_a_file_that_rests_is_parsed_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.write_bytes(config({"token": "one"}))
+    os.utime(path, (1e9, 1e9))
+    first = kubeconfig._document(path, LIMIT)
+    assert kubeconfig._document(path, LIMIT) is first
+    path.write_bytes(config({"token": "two"}))
+    os.utime(path, (1e9, 1e9 + 1))
+    assert kubeconfig.from_path(str(path), None, limit=LIMIT).authorization == "Bearer two"
 
 
 def test_yaml_is_read_as_yaml(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ pytestmark = pytest.mark.anyio
 
 MAPS = Resource("", "v1", "ConfigMap", "configmaps", True)
 SELECTOR = "fleet/bundle"
+LATER = 1000
+"""The version that a server tells who asks for no more than that."""
 
 
 def configmap(name: str, version: int, uid: str = "u") -> dict[str, Any]:
@@ -125,7 +127,7 @@ def api(*watches: Watching, items: Sequence[object] = (), version: int = 10) -> 
 
     async def handler(request: Request, reply: Reply) -> None:
         if "watch" not in request.query:
-            await reply.json(listing(items, version))
+            await reply.json(listing(items, LATER if request.query["limit"] == "1" else version))
             return
         opened.append(request.query["resourceVersion"])
         if len(opened) > len(watches):
@@ -169,7 +171,8 @@ def resumed(server: Server) -> list[str]:
 
 
 def lists(server: Server) -> int:
-    return sum("watch" not in request.query for request in server.requests)
+    """Lists of everything, not counting those that only ask for the version."""
+    return sum("watch" not in request.query and request.query["limit"] != "1" for request in server.requests)
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
@@ -397,6 +400,44 @@ async def test_what_stays_unreadable_is_listed_anew(transport_to: MakeTransport)
     assert lists(server) == 2
 
 
+async def test_a_server_that_went_back_in_time_is_listed_anew(transport_to: MakeTransport) -> None:
+    restored = False
+    watching = api(events(("ADDED", configmap("a", 500)), then="cut"))
+
+    async def handler(request: Request, reply: Reply) -> None:
+        nonlocal restored
+        if "watch" in request.query:
+            restored = True
+            await watching(request, reply)
+        elif restored:
+            await reply.json(listing([configmap("b", 20)], 30))
+        else:
+            await reply.json(listing([], 400))
+
+    async with serving(handler) as server, following(transport_to(server.url)) as sink:
+        await sink.until("listed", 2)
+        await sink.until("alive", 2)
+    assert sink.names == {"b": "20"}
+    assert sink.deleted == ["a"]
+    assert resumed(server) == ["400", "30"]
+
+
+async def test_versions_that_are_no_numbers_are_resumed_from(transport_to: MakeTransport) -> None:
+    opaque = {**configmap("a", 1), "metadata": {**configmap("a", 1)["metadata"], "resourceVersion": "x7"}}
+    handler = api(events(("ADDED", opaque), then="cut"), events(("MODIFIED", configmap("a", 12))))
+    async with serving(handler) as server, following(transport_to(server.url)) as sink:
+        await sink.until("MODIFIED a@12")
+    assert resumed(server) == ["10", "x7"]
+
+
+async def test_after_a_long_loss_the_kind_is_listed(transport_to: MakeTransport) -> None:
+    limits = msgspec.structs.replace(QUICK, pace=msgspec.structs.replace(QUICK.pace, resume_within=0.0))
+    handler = api(events(("ADDED", configmap("a", 11)), then="cut"))
+    async with serving(handler) as server, following(transport_to(server.url, limits=limits)) as sink:
+        await sink.until("listed", 2)
+    assert sink.deleted == ["a"]
+
+
 async def test_a_silent_stream_is_reopened_from_where_it_stood(transport_to: MakeTransport) -> None:
     handler = api(events(("ADDED", configmap("a", 11))), events(("MODIFIED", configmap("a", 12))))
     limits = bounds(dead_stream=0.05)
@@ -558,6 +599,7 @@ class Store:
             return
         await reply.stream()
         while True:
+            changed = self._changed  # before looking, so that no change falls between the look and the wait
             for version, kind, body in [entry for entry in self.history if entry[0] > position]:
                 await reply.event(kind, body)
                 position = version
@@ -578,7 +620,7 @@ class Store:
                 await reply.event("ERROR", status(410, reason="Expired"))
                 await reply.end()
                 return
-            await self._changed.wait()
+            await changed.wait()
 
 
 actions = st.lists(
