@@ -72,7 +72,7 @@ class Plane:
         deadline = time.monotonic() + seconds
         while not await what():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {seconds:g}s for {description}; see {self._directory / 'serve.log'}")
+                raise TimeoutError(f"waited {seconds:g}s for {description}:\n{self.log()[-3000:]}")
             await asyncio.sleep(pause)
 
     async def settled(self) -> bool:
@@ -85,6 +85,9 @@ class Plane:
             and all(b["sync"] == "Synced" and b["health"] == "Healthy" for b in bundles)
             and all(b["state"] == "Synced" for b in status["bundles"])
         )
+
+    def log(self) -> str:
+        return (self._directory / "serve.log").read_text(errors="replace")
 
     def cpu(self) -> float:
         """CPU seconds of the process and of all its children, ended or not."""
@@ -112,7 +115,7 @@ class Plane:
         assert self._session is not None
         assert self._process is not None
         if self._process.poll() is not None:
-            raise RuntimeError(f"the control plane ended; see {self._directory / 'serve.log'}")
+            raise RuntimeError(f"the control plane ended:\n{self.log()[-3000:]}")
         try:
             async with self._session.get("/readyz") as answer:
                 return answer.status == 200
