@@ -60,6 +60,8 @@ def _wanted_again(draft: Draft, release: Release) -> bool:
 def _in_place(draft: Draft, release: Release) -> bool:
     """Whether every cluster holds this content, or is owed it: equal digests end here."""
     for cluster, digest in release.digests.items():
+        if not draft.belongs(cluster):
+            continue
         record = draft.record(cluster)
         held = record.debt or record.recorded
         if held is None or held.digest != digest or held.options != release.options:
@@ -119,7 +121,7 @@ def _joiners(draft: Draft, host: Rollout, release: Release) -> Iterator[str]:
     for cluster in release.digests:
         record = draft.record(cluster)
         holds = record.recorded is not None and record.recorded.digest is not None
-        if holds or record.debt is not None or cluster in draft.joining:
+        if holds or record.debt is not None or cluster in draft.joining or not draft.belongs(cluster):
             continue
         if host.state.terminal or not _will_reach(host, cluster):
             yield cluster

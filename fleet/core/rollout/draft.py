@@ -150,6 +150,10 @@ class Draft:
         self._touched.add(rollout.id)
         self._ended[rollout.id] = rollout
 
+    def belongs(self, cluster: str) -> bool:
+        """Whether the bundle goes to a cluster by the fleet.yaml in force, as far as that was told."""
+        return self.clusters is None or cluster in self.clusters
+
     # --- clusters ----------------------------------------------------------------------------------------------------
 
     def record(self, cluster: str) -> ClusterRecord:
@@ -200,6 +204,7 @@ class Draft:
     def withdraw(self, cluster: str) -> None:
         """Leaves what is on a cluster to itself; only the fencing number is remembered."""
         self.put_record(cluster, ClusterRecord(seq=self.record(cluster).seq))
+        self.reports = {c: report for c, report in self.reports.items() if c != cluster}
         self._withdrawn.append(cluster)
 
     def mark_good(self, cluster: str, entry: HistoryEntry, *, returned: bool = False) -> None:

@@ -64,7 +64,7 @@ def _skip_members(draft: Draft) -> None:
 
 
 def _skipped(draft: Draft, run: WaveRun, one: Member) -> Member:
-    left = draft.clusters is not None and one.cluster not in draft.clusters
+    left = not draft.belongs(one.cluster)
     if left and (one.state in member.OPEN or one.state in member.SUCCEEDED) and not member.given_up(one):
         reason = "left"
     elif one.cluster in draft.paused_clusters and member.in_flight(one):

@@ -63,7 +63,7 @@ def answer(draft: Draft, rollout: Rollout, command: Commanded) -> str | None:
         return None
     accepted = command.name == "approve"
     given = Approval(command.actor, command.groups, draft.now.wall, accepted, command.comment)
-    answered = replace(run, answers=(*run.answers, given))
+    answered = replace(run, answers=(*run.answers, given), detail=draft.warning or run.detail)
     if not accepted:
         answered = replace(answered, state=GateState.REJECTED, at=draft.now.wall, detail=command.comment)
     elif missing(answered) <= 0:

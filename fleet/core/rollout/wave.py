@@ -83,7 +83,7 @@ def _freeze(draft: Draft, index: int) -> None:
     members = tuple(
         Member(cluster=cluster, digest=digests[cluster])
         for cluster in plan.clusters
-        if cluster in digests and (draft.clusters is None or cluster in draft.clusters)
+        if cluster in digests and draft.belongs(cluster)
     )
     wall = draft.now.wall
     draft.move_wave(index, WaveState.GATING, members=members, gates=gate.ask(plan.gates_before, wall), started_at=wall)
