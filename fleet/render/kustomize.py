@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -195,9 +196,13 @@ def _path_values(value: Any) -> Iterator[str]:
 
 async def build(root: Path, path: str, settings: KustomizeSettings) -> bytes:
     """The YAML that the Kustomize root at `path` yields; raises RenderError, or NotRun when that says nothing of it."""
+    # Looked up on our PATH: the one that the program itself gets leads nowhere.
+    program = shutil.which(settings.program)
+    if program is None:
+        raise NotRun(f"{path or '.'}: {settings.program} is not installed, and this folder is a Kustomize root")
     try:
         done = await process.run(
-            [settings.program, "build", str(root / path), "--load-restrictor", "LoadRestrictionsRootOnly"],
+            [program, "build", str(root / path), "--load-restrictor", "LoadRestrictionsRootOnly"],
             env=_ENVIRONMENT,
             deadline=settings.deadline,
             stdout_limit=settings.output_limit,

@@ -218,7 +218,7 @@ async def test_a_missing_program_and_a_slow_one_are_told_and_tried_again(tmp_pat
     write(tmp_path, {"shop/kustomization.yaml": "resources: [d.yaml]\n", "shop/d.yaml": DEPLOYMENT})
     missing = Renderer(RenderSettings(kustomize=KustomizeSettings(program="/nowhere/kustomize")))
     for _ in range(2):
-        with pytest.raises(NotRun, match="cannot run kustomize"):
+        with pytest.raises(NotRun, match="/nowhere/kustomize is not installed"):
             await missing.render(request(tmp_path))
     assert missing.cache.rendered == 2
     slow = tmp_path / "slow"

@@ -117,3 +117,20 @@ def test_a_circle_ends_and_the_number_of_folders_is_bounded(tmp_path: Path) -> N
         write(tmp_path, {f"app/{number}/kustomization.yaml": f"resources: ['../{number + 1}']"})
     with pytest.raises(RenderError, match="consist of 5 folders"):
         absent(tmp_path, "app/0")
+
+
+@pytest.mark.anyio
+async def test_the_program_is_found_on_our_path_and_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {"bin/kustomize": '#!/bin/sh\necho "$PATH $1"\n', "app/kustomization.yaml": ""})
+    (tmp_path / "bin/kustomize").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert await kustomize.build(tmp_path, "app", SETTINGS) == b"/nonexistent build\n"
+
+
+@pytest.mark.anyio
+async def test_a_program_that_is_not_installed_says_nothing_of_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(kustomize.NotRun, match="kustomize is not installed"):
+        await kustomize.build(tmp_path, "app", SETTINGS)
