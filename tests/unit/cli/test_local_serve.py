@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
-import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -77,35 +72,3 @@ def test_what_is_not_in_a_repository_is_explained(offline: Fleet, tmp_path: Path
     assert "git -C plain init" in result.stderr
     assert offline("serve", "--fleet", "nowhere").exit_code == 2
     assert not (tmp_path / "state").exists()
-
-
-def test_it_serves_until_it_is_told_to_stop(environment: dict[str, str], tmp_path: Path) -> None:
-    git(tmp_path, "init", "-q", "-b", "main", "acme")
-    write(tmp_path / "acme/fleet.yaml", FLEET.replace("kubeconfig: {context: qa}", "inCluster: true"))
-    write(tmp_path / "acme/apps/shop/a.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n")
-    commit(tmp_path / "acme")
-    argv = [sys.executable, "-m", "fleet", "-o", "json"]
-    serve = [*argv, "serve", "--fleet", "acme", "--listen", "127.0.0.1:0"]
-    variables = {**os.environ, **environment}
-    with subprocess.Popen(serve, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            told = process.stdout.readline()
-            assert told, process.communicate(timeout=30)[1]
-            import json
-
-            where = json.loads(told)
-            token = Path(where["tokenFile"])
-            assert token == tmp_path / "state/token"
-            assert stat.S_IMODE(token.stat().st_mode) == 0o600
-            ask = [*argv, "status", "--server", where["url"]]
-            status = subprocess.run(ask, env=variables, capture_output=True, timeout=60, text=True, check=True)
-            assert json.loads(status.stdout)["version"]
-            second = subprocess.run(serve, env=variables, capture_output=True, timeout=60, text=True, check=False)
-            assert second.returncode not in (0, 2)
-            assert str(process.pid) in second.stderr
-        finally:
-            process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert token.read_text().strip() not in errors
