@@ -77,19 +77,20 @@ def write(found: Sequence[Entry], blobs: Path, into: Path) -> None:
     Raises ContentRefused for a symlink that leads out of `into` or nowhere, LocalDisk when the disk refuses.
     """
     links: list[tuple[Path, bytes]] = []
+    folders = _Folders(into)
     try:
         into.mkdir(mode=0o700, parents=True)
         with blobs.open("rb") as stream:
             for entry in found:
                 content = _blob(stream, entry)
-                target = into / entry.path
                 if entry.mode == _LINK:
-                    links.append((target, content))
+                    links.append((into / entry.path, content))
                 else:
-                    _write_file(target, content)
+                    folders.make(entry.path)
+                    _write_file(f"{into}/{entry.path}", content)
         # All parents first: no directory is ever made, and no link placed, through a link.
         for link, _ in links:
-            link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folders.make(str(link.relative_to(into)))
         for link, content in links:
             link.symlink_to(os.fsdecode(content))
     except FileExistsError as error:
@@ -124,7 +125,25 @@ def _blob(stream: BinaryIO, entry: Entry) -> bytes:
     return content
 
 
-def _write_file(target: Path, content: bytes) -> None:
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-        file.write(content)
+class _Folders:
+    """Makes the folders of an export, each once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._made = {""}
+
+    def make(self, path: str) -> None:
+        """The folder that a file at `path` lies in."""
+        parent = path.rpartition("/")[0]
+        if parent in self._made:
+            return
+        self.make(parent)
+        os.mkdir(self._root / parent, 0o700)
+        self._made.add(parent)
+
+
+def _write_file(target: str, content: bytes) -> None:
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "wb", buffering=0) as file:
+        if file.write(content) != len(content):
+            raise OSError("the disk took only a part of a file")

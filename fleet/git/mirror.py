@@ -150,7 +150,9 @@ class GitMirror:
     async def _fetch(self, sha: str) -> None:
         repository = self._repository
         try:
+            # Brings the object and names it, or fails: there is nothing to check afterwards.
             await self._pull(f"+{sha}:{_KEEP}/{sha}")
+            return
         except NoRef:
             # The server serves only refs: take the ref, which holds the commit unless it was forced away meanwhile.
             name = repository.names.get(sha)

@@ -81,15 +81,19 @@ class GitTree:
         self._commits = commits
         self._sha = sha
         self._exports = exports
+        self._known: dict[str, str] = {}
 
     async def hashes(self, paths: Sequence[str]) -> Mapping[str, str]:
         """Content address of every folder of `paths` that the commit has."""
-        return await self._commits.folders(self._sha, paths)
+        unknown = [path for path in paths if path not in self._known]
+        if unknown:
+            self._known.update(await self._commits.folders(self._sha, unknown))
+        return {path: self._known[path] for path in paths if path in self._known}
 
     async def folder(self, paths: Sequence[str]) -> Path:
         """A directory with these folders at their places; to be read only, and kept for at least an hour."""
         outer = export.outermost(paths)
-        found = await self._commits.folders(self._sha, outer)
+        found = await self.hashes(outer)
         if missing := [path for path in outer if path not in found]:
             raise ContentRefused(f"the commit {self._sha[:12]} has no folder {missing[0] or '.'}")
         return await self._exports.get(self._commits, self._sha, found)

@@ -42,8 +42,8 @@ _Arguments = TypeVarTuple("_Arguments")
 class RenderSettings(msgspec.Struct, frozen=True):
     kustomize: KustomizeSettings = KustomizeSettings()
     cache_bytes: int = 16 << 20
-    known_templates: int = 4096
-    """Inputs for which it is remembered what their templates read."""
+    known_inputs: int = 4096
+    """Inputs for which it is remembered what their templates read, and that they are whole."""
 
 
 class Renderer:
@@ -54,6 +54,7 @@ class Renderer:
         self.cache = Cache(self._settings.cache_bytes)
         self._threads = anyio.CapacityLimiter(WORKERS)
         self._reads: dict[str, frozenset[templates.Chain]] = {}
+        self._whole: dict[tuple[str, str, str], None] = {}
 
     def expand(self, text: str, cluster: Cluster) -> str:
         """The `overlay` of fleet.yaml for a cluster."""
@@ -61,7 +62,16 @@ class Renderer:
 
     async def absent(self, part: Part, cluster: Cluster | None) -> frozenset[str]:
         """Folders outside of `part.folders` that its Kustomize roots refer to; `cluster` where templates are on."""
-        return await self._thread(_absent, part, cluster, self._settings.kustomize)
+        # Once everything was there it stays there: the digest is of all folders.
+        scanned = (part.digest, part.path, part.overlay or "")
+        if cluster is None and scanned in self._whole:
+            return frozenset()
+        absent = await self._thread(_absent, part, cluster, self._settings.kustomize)
+        if cluster is None and not absent:
+            self._whole[scanned] = None
+            while len(self._whole) > self._settings.known_inputs:
+                del self._whole[next(iter(self._whole))]
+        return absent
 
     async def key(self, request: RenderRequest) -> str:
         """Content address of everything that decides about the result; equal keys have equal manifests."""
@@ -86,7 +96,7 @@ class Renderer:
         if known is None:
             known = await self._thread(_reads, part)
             self._reads[part.digest] = known
-            while len(self._reads) > self._settings.known_templates:
+            while len(self._reads) > self._settings.known_inputs:
                 del self._reads[next(iter(self._reads))]
         return known
 

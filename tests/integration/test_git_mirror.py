@@ -107,7 +107,7 @@ async def test_a_deleted_branch_is_named(repository: WorkingRepository, mirrors:
 
 
 @pytest.mark.parametrize("ref", ["--upload-pack=touch /tmp/x", "-h", "a..b", "a b", "", "x\ny", "a:b", "^main", "m*"])
-def test_a_ref_cannot_be_an_option_or_a_pattern(mirrors: mirror.GitMirrors, ref: str) -> None:
+async def test_a_ref_cannot_be_an_option_or_a_pattern(mirrors: mirror.GitMirrors, ref: str) -> None:
     with pytest.raises(failures.NoRef):
         mirrors.mirror(GitSource(name="apps", url="/nowhere", ref=ref), None)
 
@@ -115,12 +115,12 @@ def test_a_ref_cannot_be_an_option_or_a_pattern(mirrors: mirror.GitMirrors, ref:
 @pytest.mark.parametrize(
     "url", ["http://git.example/a.git", "ext::sh -c id", "git://git.example/a", "--upload-pack=id", "relative/path"]
 )
-def test_other_protocols_are_refused(mirrors: mirror.GitMirrors, url: str) -> None:
+async def test_other_protocols_are_refused(mirrors: mirror.GitMirrors, url: str) -> None:
     with pytest.raises(SourceError, match="only https://"):
         mirrors.mirror(GitSource(name="apps", url=url), None)
 
 
-def test_credentials_in_a_url_are_refused_and_not_repeated(mirrors: mirror.GitMirrors) -> None:
+async def test_credentials_in_a_url_are_refused_and_not_repeated(mirrors: mirror.GitMirrors) -> None:
     with pytest.raises(SourceError) as caught:
         mirrors.mirror(GitSource(name="apps", url="https://me:hunter2@git.example/a.git"), None)
     assert "hunter2" not in str(caught.value)
