@@ -19,6 +19,14 @@ MESSAGE_LIMIT = 2000
 """Characters of a server's message that are kept."""
 
 
+class Busy(Unavailable):
+    """Something before the API server asks not to be asked again for `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class Cause(msgspec.Struct, frozen=True):
     reason: str = ""
     message: str = ""
@@ -82,7 +90,8 @@ def refusal(
     if 300 <= code < 400:
         return Unavailable(f"{what} was redirected ({code}), which no API server does")
     media = content_type.partition(";")[0].strip() or "nothing"
-    return Unavailable(f"{what} was answered with {code} and {media}, which is no answer of an API server")
+    message = f"{what} was answered with {code} and {media}, which is no answer of an API server"
+    return Unavailable(message) if retry_after is None else Busy(message, retry_after)
 
 
 def explain(status: Status, *, code: int = 0, retry_after: float | None = None, secret: bool = False) -> FleetError:

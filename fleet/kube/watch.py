@@ -233,7 +233,7 @@ class Reflector:
             if self._unreadable >= UNREADABLE_IN_A_ROW:
                 self._version = None
         self._lose(error)
-        await self._pause()
+        await self._pause(error.retry_after if isinstance(error, translate.Busy) else None)
 
     async def _refused(self, error: Rejected) -> None:
         if error.kind == "gone":

@@ -196,6 +196,26 @@ async def test_a_kind_that_may_not_be_listed_ends_its_watch(kube_cluster: Cluste
     assert sink.log == ["lost"]
 
 
+async def test_what_happened_behind_a_broken_connection_is_caught_up_with(
+    kube_cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    async with (
+        gateway(kube_cluster, tmp_path) as (way, kubeconfig),
+        connected(kube_cluster.kubeconfig, QUICK) as direct,
+        connected(kubeconfig, QUICK) as client,
+    ):
+        await write(client, namespace, "gone")
+        async with following(client, namespace) as sink:
+            await way.cut()
+            await sink.until(lambda: "lost" in sink.log)
+            await remove(direct, namespace, "gone")
+            await write(direct, namespace, "new")
+            way.restore()
+            await sink.until(lambda: sink.names == {"new"})
+    assert sink.deleted == ["gone"]
+    assert sink.log.count("listed") == 1
+
+
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
@@ -241,25 +261,6 @@ async def test_what_was_compacted_away_is_listed_and_its_deletions_are_told(brok
             way.restore()
             await sink.until(lambda: sink.names == {"kept", "new"} and sink.log.count("listed") == 2)
     assert sink.deleted == ["gone"]
-
-
-async def test_what_happened_behind_a_broken_connection_is_caught_up_with(broken: Cluster, tmp_path: Path) -> None:
-    namespace = "default"
-    async with (
-        gateway(broken, tmp_path) as (way, kubeconfig),
-        connected(broken.kubeconfig, QUICK) as direct,
-        connected(kubeconfig, QUICK) as client,
-    ):
-        await write(client, namespace, "gone")
-        async with following(client, namespace) as sink:
-            await way.cut()
-            await sink.until(lambda: "lost" in sink.log)
-            await remove(direct, namespace, "gone")
-            await write(direct, namespace, "new")
-            way.restore()
-            await sink.until(lambda: sink.names == {"new"})
-    assert sink.deleted == ["gone"]
-    assert sink.log.count("listed") == 1
 
 
 async def test_a_server_that_stops_answering_is_lost_and_then_caught_up_with(broken: Cluster) -> None:

@@ -241,6 +241,12 @@ def test_the_status_in_the_body_says_how_long_to_wait_unless_the_header_did() ->
     assert waits == [4.0, 9.0]
 
 
+def test_a_proxy_that_asks_for_a_pause_is_unavailable_for_so_long() -> None:
+    error = refused(503, b"<html>", retry_after=7.0)
+    assert isinstance(error, translate.Busy)
+    assert error.retry_after == 7.0
+
+
 CANARY = "c2VjcmV0LWNhbmFyeQ"
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import anyio
 import msgspec
 import pytest
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 import fleet
 from fleet.errors import FleetError, NotFound, Rejected, Unauthorized, Unavailable
@@ -187,6 +189,7 @@ async def test_a_refusal_is_translated(transport_to: MakeTransport) -> None:
     async def handler(request: Request, reply: Reply) -> None:
         if request.path.endswith("/absent"):
             await reply.json({"kind": "Status", "code": 404, "message": "x", "details": {"name": "absent"}}, 404)
+            return
         await reply.json({"kind": "Status", "code": 409, "message": "x", "reason": "Conflict"}, 409)
 
     async with serving(handler) as server:
@@ -259,7 +262,8 @@ async def test_429_with_retry_after_is_waited_for(transport_to: MakeTransport) -
     async def handler(request: Request, reply: Reply) -> None:
         if len(server.requests) < 3:
             await reply.body(b"wait", 429, Retry_After="0")
-        await reply.json(VERSION)
+        else:
+            await reply.json(VERSION)
 
     async with serving(handler) as server:
         await ask(transport_to(server.url))
@@ -370,7 +374,7 @@ async def test_a_cluster_that_comes_back_is_used_again(transport_to: MakeTranspo
 async def test_a_cancelled_probe_does_not_keep_the_breaker_half_open(transport_to: MakeTransport) -> None:
     async with serving(silent) as server:
         limits = msgspec.structs.replace(
-            bounds(request=0.02), rates=msgspec.structs.replace(Rates(), failures=1, pause=0.001, pause_cap=0.001)
+            bounds(request=0.2), rates=msgspec.structs.replace(Rates(), failures=1, pause=0.001, pause_cap=0.001)
         )
         transport = transport_to(server.url, limits=limits)
         with pytest.raises(Unavailable):
@@ -452,6 +456,60 @@ async def test_both_sides_prove_who_they_are(
         assert (await over_tls(server, transport_to, access)).status == 200
         by_name = msgspec.structs.replace(access, server_name="kubernetes")
         assert (await over_tls(server, transport_to, by_name)).status == 200
+
+
+class Proxy:
+    """An HTTP proxy that joins a client with whom it names in CONNECT, or refuses to."""
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.asked: list[str] = []
+        self._refuses = refuses
+
+    async def serve(self, near: ByteStream) -> None:
+        buffered = BufferedByteReceiveStream(near)
+        head = (await buffered.receive_until(b"\r\n\r\n", 65536)).decode()
+        self.asked.append(head)
+        async with near:
+            if self._refuses:
+                await near.send(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
+                return
+            host, _, port = head.split(" ")[1].partition(":")
+            async with await anyio.connect_tcp(host, int(port)) as far, anyio.create_task_group() as both:
+                await near.send(b"HTTP/1.1 200 Joined\r\n\r\n")
+                both.start_soon(self._pump, near, far)
+                both.start_soon(self._pump, far, near)
+
+    async def _pump(self, source: ByteStream, sink: ByteStream) -> None:
+        try:
+            async for data in source:
+                await sink.send(data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        finally:
+            await anyio.aclose_forcefully(sink)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_a_proxy_is_passed_and_its_password_is_in_no_error(
+    transport_to: MakeTransport, authority: Authority, server_tls: ssl.SSLContext, refuses: bool
+) -> None:
+    pair, proxy = authority.client("fleet"), Proxy(refuses)
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        serving(well, server_tls) as server,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, proxy.serve)
+        address = f"http://user:hunter2@127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        access = Access(server.url, authority.certificate, proxy=address, certificate=pair.certificate, key=pair.key)
+        if refuses:
+            with pytest.raises(Unavailable, match="proxy") as caught:
+                await over_tls(server, transport_to, access)
+            assert "hunter2" not in str(caught.value)
+        else:
+            assert (await over_tls(server, transport_to, access)).status == 200
+        tasks.cancel_scope.cancel()
+    assert proxy.asked[0].startswith(f"CONNECT 127.0.0.1:{server.port} ")
 
 
 async def test_another_authority_is_not_believed(
