@@ -63,9 +63,15 @@ class Rejected(FleetError):
 class SourceError(FleetError):
     """A Git source cannot be read; the last fetched state stays in force."""
 
+    transient: bool = True
+    """Whether the same may succeed another time."""
+
 
 class RenderError(FleetError):
     """A bundle cannot be rendered; nothing is applied or pruned because of it."""
+
+    transient: bool = False
+    """Whether the same input may render another time."""
 
 
 class StoreError(FleetError):

@@ -105,6 +105,8 @@ class GitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RenderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Manifests out of files."""
 
+    kustomize: str = "kustomize"
+    """The program: a name on PATH, or a path."""
     timeout: Seconds = 60.0
     """One bundle on one cluster."""
     concurrent: Count = 2

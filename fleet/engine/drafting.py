@@ -16,7 +16,7 @@ from fleet.aio.each import each
 from fleet.core import normalize, targets
 from fleet.engine.inputs import Inputs
 from fleet.engine.ports import Renderer
-from fleet.errors import InvalidInput, NotFound, RenderError, SourceError
+from fleet.errors import NotFound, RenderError, SourceError
 from fleet.model.fleetfile import Bundle, Cluster, Fleet
 from fleet.model.objects import ManifestSet, ObjectId
 from fleet.model.rendering import RenderRequest
@@ -116,6 +116,8 @@ class Drafting:
         self._now = now
         self.drafts: dict[str, Draft] = {}
         self.errors: dict[str, str] = {}
+        self.transient: set[str] = set()
+        """Bundles whose error may be gone the next time."""
         self._bare: dict[tuple[str, str], ObjectId] = {}
         """(bundle, cluster) → the Namespace that is there only because objects need it."""
         self._targets: dict[str, tuple[Cluster, ...]] = {}
@@ -143,8 +145,10 @@ class Drafting:
             self.drafts.pop(bundle.name, None)
             try:
                 self.drafts[bundle.name] = await self._draft(bundle)
-            except (RenderError, SourceError, InvalidInput) as error:
+            except (RenderError, SourceError) as error:
                 self.errors[bundle.name] = str(error)
+                if error.transient:
+                    self.transient.add(bundle.name)
 
         await each(one, bundles, at_once=BUNDLES_AT_ONCE, name=lambda bundle: f"draft {bundle.name}")
 

@@ -18,7 +18,7 @@ from fleet.core.canonical import canonical
 from fleet.engine.drafting import Contents, Draft, Drafting, Renders
 from fleet.engine.inputs import Closures, Inputs, Snapshot
 from fleet.engine.ports import Renderer
-from fleet.errors import InvalidInput, RenderError, SourceError
+from fleet.errors import RenderError, SourceError
 from fleet.model.cluster import DeployOptions
 from fleet.model.fleetfile import Bundle, Fleet
 from fleet.model.rollout import Plan, PlannedWave, Release
@@ -36,6 +36,8 @@ class Planned(msgspec.Struct, frozen=True):
     """Whether the content is another one than this planner planned before (always so the first time)."""
     error: str | None = None
     """One sentence; what was planned before stays in force."""
+    transient: bool = False
+    """Whether planning the same again may do without the error: it should be tried after a while."""
     started: float = 0.0
     ended: float = 0.0
     """When the rendering began and ended, seconds since the epoch; for traces."""
@@ -70,11 +72,16 @@ class Planner:
             planned = []
             for bundle in fleet.bundles:
                 if bundle.name in errors:
-                    planned.append(Planned(bundle.name, error=errors[bundle.name]))
+                    again = bundle.name in drafting.transient
+                    planned.append(Planned(bundle.name, error=errors[bundle.name], transient=again))
                 else:
                     planned.append(await self._conclude(fleet, bundle, drafting.drafts[bundle.name], inputs))
             self._renders.shrink({digest for digests in self._in_force.values() for digest in digests.values()})
             return tuple(planned)
+
+    def retract(self, bundle: str) -> None:
+        """The last release of a bundle was not taken (the database refused it): the next planning gives it again."""
+        self._releases.pop(bundle, None)
 
     async def _conclude(self, fleet: Fleet, bundle: Bundle, draft: Draft, inputs: Inputs) -> Planned:
         release = _release(bundle, draft, inputs, self._now())
@@ -85,8 +92,8 @@ class Planner:
         try:
             for digest, request in draft.requests.items():
                 await self._renders.keep(bundle, digest, request, inputs)
-        except (RenderError, SourceError, InvalidInput) as error:
-            return Planned(bundle.name, error=str(error))
+        except (RenderError, SourceError) as error:
+            return Planned(bundle.name, error=str(error), transient=error.transient)
         self._releases[bundle.name] = release
         self._in_force[bundle.name] = draft.digests
         return Planned(bundle.name, release, plan, changed=True, started=draft.started, ended=draft.ended)
@@ -95,7 +102,7 @@ class Planner:
         """Bundles that left fleet.yaml claim nothing any more."""
         for name in self._in_force.keys() - present:
             del self._in_force[name]
-            del self._releases[name]
+            self._releases.pop(name, None)
 
 
 def frozen_plan(fleet: Fleet, bundle: Bundle) -> Plan:

@@ -48,6 +48,8 @@ class NoRef(SourceError):
 class ContentRefused(SourceError):
     """The commit holds something that may not be exported."""
 
+    transient = False
+
 
 class LocalDisk(SourceError):
     """The mirror on our own disk cannot be written."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from fleet import settings as settings_
 from fleet.aio import process
 from fleet.errors import SourceError
 from fleet.git import credentials as secrets
@@ -40,6 +41,16 @@ class GitSettings(msgspec.Struct, frozen=True):
     """Of all files of one export together."""
     kept_commits: int = 50
     """Fetched commits that a mirror keeps alive, newest first."""
+
+
+def of(settings: settings_.GitSettings) -> GitSettings:
+    """The bounds that an operator chose."""
+    return GitSettings(
+        resolve_deadline=settings.resolve_timeout,
+        fetch_deadline=settings.fetch_timeout,
+        local_deadline=settings.local_timeout,
+        max_export=settings.export_limit,
+    )
 
 
 _CONFIG = (

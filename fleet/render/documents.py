@@ -18,9 +18,15 @@ from fleet.errors import InvalidInput, RenderError
 
 SUFFIXES = (".yaml", ".yml", ".json")
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
-MAX_OBJECTS = 10_000
-"""Of one bundle on one cluster."""
 MAX_FILE = 16 << 20
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Of one bundle on one cluster."""
+
+    objects: int = 10_000
+    size: int = 32 << 20
+    """Bytes of the files of one folder."""
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -78,18 +84,24 @@ def _kind_of(value: object) -> str:
 class Folder:
     """A folder of plain files. `read` gives a file's content (expanded, where templates are on)."""
 
-    def __init__(self, root: Path, path: str, read: Callable[[Path], bytes | str]) -> None:
+    def __init__(self, root: Path, path: str, read: Callable[[Path], bytes | str], limits: Limits) -> None:
         self._root = root
         self._folder = root / path
         self._read = read
+        self._limits = limits
 
     def objects(self, skip: Callable[[str], bool] = lambda _: False) -> list[Placed]:
         """All objects; `skip` tells which sub-folders (relative to this one) are left out. Raises RenderError."""
         found: list[Placed] = []
+        size = 0
         for file in self._files(skip):
-            found += parse(self._read(file), str(file.relative_to(self._root)))
-            if len(found) > MAX_OBJECTS:
-                raise RenderError(f"{self._shown} holds more than {MAX_OBJECTS} objects")
+            content = self._read(file)
+            size += len(content)
+            if size > self._limits.size:
+                raise RenderError(f"{self._shown} holds more than {self._limits.size} bytes")
+            found += parse(content, str(file.relative_to(self._root)))
+            if len(found) > self._limits.objects:
+                raise RenderError(f"{self._shown} holds more than {self._limits.objects} objects")
         return found
 
     def _files(self, skip: Callable[[str], bool]) -> Iterator[Path]:

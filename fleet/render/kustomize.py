@@ -25,6 +25,8 @@ from fleet.render.documents import kustomization
 class NotRun(RenderError):
     """Kustomize could not be run to its end; the same input may well render another time."""
 
+    transient = True
+
 
 class KustomizeSettings(msgspec.Struct, frozen=True):
     """`deadline` in seconds, `output_limit` in bytes."""
@@ -199,7 +201,10 @@ async def build(root: Path, path: str, settings: KustomizeSettings) -> bytes:
     # Looked up on our PATH: the one that the program itself gets leads nowhere.
     program = shutil.which(settings.program)
     if program is None:
-        raise NotRun(f"{path or '.'}: {settings.program} is not installed, and this folder is a Kustomize root")
+        raise NotRun(
+            f"{path or '.'}: {settings.program} is not installed, and this folder is a Kustomize root; "
+            "put it on PATH, or its place into FLEET_RENDER_KUSTOMIZE"
+        )
     try:
         done = await process.run(
             [program, "build", str(root / path), "--load-restrictor", "LoadRestrictionsRootOnly"],

@@ -21,6 +21,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from fleet import settings as settings_
 from fleet.core import normalize
 from fleet.errors import InvalidInput, RenderError
 from fleet.model.fleetfile import Cluster
@@ -28,12 +29,9 @@ from fleet.model.objects import ManifestSet
 from fleet.model.rendering import Part, RenderRequest
 from fleet.render import documents, kustomize, overlay, templates
 from fleet.render.cache import Cache
-from fleet.render.documents import Folder, Placed
+from fleet.render.documents import Folder, Limits, Placed
 from fleet.render.kustomize import KustomizeSettings, NotRun
 from fleet.render.namespaces import Scopes
-
-WORKERS = 2
-"""Threads that may render at a time."""
 
 _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")
@@ -41,9 +39,23 @@ _Arguments = TypeVarTuple("_Arguments")
 
 class RenderSettings(msgspec.Struct, frozen=True):
     kustomize: KustomizeSettings = KustomizeSettings()
+    limits: Limits = Limits()
+    at_once: int = 2
+    """Renders at a time; each is a kustomize process or a thread."""
     cache_bytes: int = 16 << 20
     known_inputs: int = 4096
     """Inputs for which it is remembered what their templates read, and that they are whole."""
+
+
+def of(settings: settings_.RenderSettings) -> RenderSettings:
+    """The bounds that an operator chose."""
+    return RenderSettings(
+        kustomize=KustomizeSettings(
+            program=settings.kustomize, deadline=settings.timeout, output_limit=settings.output_limit
+        ),
+        limits=Limits(objects=settings.objects_max, size=settings.input_limit),
+        at_once=settings.concurrent,
+    )
 
 
 class Renderer:
@@ -52,7 +64,8 @@ class Renderer:
     def __init__(self, settings: RenderSettings | None = None) -> None:
         self._settings = settings or RenderSettings()
         self.cache = Cache(self._settings.cache_bytes)
-        self._threads = anyio.CapacityLimiter(WORKERS)
+        self._threads = anyio.CapacityLimiter(self._settings.at_once)
+        self._builds = anyio.CapacityLimiter(self._settings.at_once)
         self._reads: dict[str, frozenset[templates.Chain]] = {}
         self._whole: dict[tuple[str, str, str], None] = {}
 
@@ -107,7 +120,7 @@ class Renderer:
             base, above = await self._part(request, part)
             bases += base
             patches += above
-        return await self._thread(_finish, request, bases, patches)
+        return await self._thread(_finish, request, bases, patches, self._settings.limits)
 
     async def _part(self, request: RenderRequest, part: Part) -> tuple[list[Placed], list[Placed]]:
         """The objects of a part, and those of its overlay that are to be put over them."""
@@ -116,23 +129,28 @@ class Renderer:
             return await self._build(request, part, part.overlay), []
         above: list[Placed] = []
         if part.overlay is not None:
-            above = await self._thread(_plain, request, part, part.overlay, None)
+            above = await self._thread(_plain, request, part, part.overlay, None, self._settings.limits)
         if kustomize.is_root(root / part.path):
             return await self._build(request, part, part.path), above
-        return await self._thread(_plain, request, part, part.path, part.overlay_pattern), above
+        base = await self._thread(_plain, request, part, part.path, part.overlay_pattern, self._settings.limits)
+        return base, above
 
     async def _build(self, request: RenderRequest, part: Part, path: str) -> list[Placed]:
         cluster = request.cluster if request.templates else None
         if absent := await self.absent(part, cluster):
             raise RenderError(f"{path or '.'} refers to {min(absent)}, which the source does not have")
         if cluster is None:
-            output = await kustomize.build(Path(part.root), path, self._settings.kustomize)
+            output = await self._kustomize(Path(part.root), path)
         else:
             with tempfile.TemporaryDirectory(prefix="fleet-render-") as folder:
                 copy = Path(folder) / "source"
                 await self._thread(_expand_copy, part, cluster, copy)
-                output = await kustomize.build(copy, path, self._settings.kustomize)
+                output = await self._kustomize(copy, path)
         return await self._thread(documents.parse, output, f"the build of {path or '.'}")
+
+    async def _kustomize(self, root: Path, path: str) -> bytes:
+        async with self._builds:
+            return await kustomize.build(root, path, self._settings.kustomize)
 
     async def _thread(self, function: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._threads)
@@ -155,10 +173,10 @@ def _text(file: Path, root: Path) -> str:
         raise RenderError(f"{file.relative_to(root)} is not UTF-8 text") from error
 
 
-def _plain(request: RenderRequest, part: Part, path: str, pattern: str | None) -> list[Placed]:
+def _plain(request: RenderRequest, part: Part, path: str, pattern: str | None, limits: Limits) -> list[Placed]:
     root = Path(part.root)
     read = _reader(request.cluster if request.templates else None, root)
-    return Folder(root, path, read).objects(overlay.excludes(pattern))
+    return Folder(root, path, read, limits).objects(overlay.excludes(pattern))
 
 
 def _absent(part: Part, cluster: Cluster | None, settings: KustomizeSettings) -> frozenset[str]:
@@ -220,15 +238,15 @@ def _copy(source: Path, target: Path, read: Callable[[Path], bytes | str]) -> No
         shutil.copyfile(source, target)
 
 
-def _finish(request: RenderRequest, bases: Sequence[Placed], patches: Sequence[Placed]) -> ManifestSet:
+def _finish(request: RenderRequest, bases: Sequence[Placed], patches: Sequence[Placed], limits: Limits) -> ManifestSet:
     """The objects of all parts as one set of manifests."""
     scopes = Scopes(placed.body for placed in (*bases, *patches))
     merged = overlay.merge(bases, patches, lambda body: scopes.settle(body, request.namespace))
     if not merged:
         shown = ", ".join(part.path or "the root of the source" for part in request.parts)
         raise RenderError(f"{shown} holds no object; to remove a bundle, take it out of fleet.yaml")
-    if len(merged) > documents.MAX_OBJECTS:
-        raise RenderError(f"{len(merged)} objects, more than {documents.MAX_OBJECTS}")
+    if len(merged) > limits.objects:
+        raise RenderError(f"{len(merged)} objects, more than {limits.objects}")
     bodies = [_normalized(placed, scopes, request.namespace) for placed in merged]
     if request.create_namespace:
         missing = scopes.missing(bodies, request.namespace)

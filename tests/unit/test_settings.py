@@ -53,6 +53,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "export_limit": 268_435_456,
     },
     "render": {
+        "kustomize": "kustomize",
         "timeout": 60.0,
         "concurrent": 2,
         "input_limit": 33_554_432,

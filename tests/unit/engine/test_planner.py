@@ -264,7 +264,24 @@ async def test_a_tree_that_fails_fails_its_bundles_alone(bench: Bench) -> None:
     wanted = fleet(bundle("shop"), bundle("remote", sources=(BundleSource("other", "x"),)))
     planned = await bench.plan(wanted, other=Snapshot("d" * 40, Failing()))
     assert planned["remote"].error == "the mirror is damaged"
+    # It is worth another try; a file that is wrong is not.
+    assert planned["remote"].transient
     assert planned["shop"].error is None
+    bench.write({"apps/shop/a.yaml": "a: [\n"})
+    broken = (await bench.plan(wanted))["shop"]
+    assert broken.error is not None
+    assert not broken.transient
+
+
+async def test_a_release_that_was_not_taken_is_given_again(bench: Bench) -> None:
+    bench.write({"apps/shop/a.yaml": config_map("a")})
+    wanted = fleet(bundle("shop"))
+    first = (await bench.plan(wanted))["shop"]
+    bench.planner.retract("shop")
+    again = (await bench.plan(wanted))["shop"]
+    assert again.changed
+    assert again.release == first.release
+    assert not (await bench.plan(wanted))["shop"].changed
 
 
 async def test_content_that_cannot_be_kept_ends_the_planning(bench: Bench) -> None:

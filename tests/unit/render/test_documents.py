@@ -10,6 +10,8 @@ from fleet.errors import RenderError
 from fleet.render import documents
 from fleet.render.documents import Folder
 
+LIMITS = documents.Limits(objects=10, size=2000)
+
 
 def config_map(name: str) -> str:
     return f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n"
@@ -22,7 +24,7 @@ def write(root: Path, files: dict[str, str]) -> None:
 
 
 def names(root: Path, path: str = "") -> list[str]:
-    return [placed.body["metadata"]["name"] for placed in Folder(root, path, documents.read).objects()]
+    return [placed.body["metadata"]["name"] for placed in Folder(root, path, documents.read, LIMITS).objects()]
 
 
 def test_files_are_read_in_order_and_dot_files_are_not(tmp_path: Path) -> None:
@@ -86,3 +88,12 @@ def test_two_kustomization_files_are_refused(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(RenderError, match="there is no folder gone"):
         names(tmp_path, "gone")
+
+
+def test_a_folder_is_bounded(tmp_path: Path) -> None:
+    write(tmp_path, {"a.yaml": "---\n".join(config_map(f"a{number}") for number in range(11))})
+    with pytest.raises(RenderError, match="more than 10 objects"):
+        names(tmp_path)
+    write(tmp_path, {"a.yaml": "#" * 1500, "b.yaml": "#" * 1500})
+    with pytest.raises(RenderError, match="more than 2000 bytes"):
+        names(tmp_path)
