@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import anyio
 import msgspec
@@ -15,10 +15,14 @@ from fleet.engine.ports import Connector, Secrets, Store
 from fleet.engine.session import Session, Shared
 from fleet.errors import FleetError, NotFound, Unauthorized, Unavailable
 from fleet.model.cluster import Assignment, ClusterState, Health, Sync
+from fleet.model.drift import Drift
 from fleet.model.fleetfile import Cluster
 from fleet.model.objects import Manifest
 
 _log = logging.getLogger(__name__)
+
+PAGE = 500
+"""Drift records that are read at a time."""
 
 
 class AgentSettings(msgspec.Struct, frozen=True):
@@ -94,9 +98,9 @@ class Agent:
 
     def reconfigure(self, spec: Cluster) -> None:
         """Labels, values or `paused` changed; the connection stays."""
-        resumed = self.member.spec.paused and not spec.paused
+        toggled = self.member.spec.paused != spec.paused
         self.member.spec = spec
-        if resumed and self._session is not None:
+        if toggled and self._session is not None:
             self._session.resume()
 
     @property
@@ -145,7 +149,23 @@ class Agent:
         self.member.inventories.update({i.bundle: i for i in await self._store.inventories(name)})
         for baseline in await self._store.baselines(name):
             self.member.records.ensure(baseline.id, baseline.bundle, baseline.version).baseline = baseline
+        for drift in await self._open_drifts():
+            self.member.repairs.open[drift.object] = drift
+            record = self.member.records.get(drift.object)
+            if record is not None:
+                self.member.records.set_drifted(record, True)
         self._loaded = True
+
+    async def _open_drifts(self) -> list[Drift]:
+        """What was not over when this process began, oldest first: of two records of one object the newer counts."""
+        found: list[Drift] = []
+        page: Sequence[Drift] = ()
+        while not found or len(page) == PAGE:
+            page = await self._store.drifts(self.member.name, None, True, found[-1].id if found else None, PAGE)
+            if not page:
+                break
+            found.extend(page)
+        return found[::-1]
 
     async def _connected(self) -> None:
         """One session; raises Unavailable or Unauthorized when it cannot be had or is over."""

@@ -71,34 +71,35 @@ class Applier:
         return found
 
     def is_current(self, manifest: Manifest) -> bool:
-        """Whether exactly this manifest was the last that we applied."""
+        """Whether exactly this manifest was the last that we applied, and that was answered."""
         record = self._records.get(manifest.id)
-        return record is not None and record.baseline is not None and record.baseline.manifest == manifest.digest
+        if record is None or record.baseline is None or record.doubtful:
+            return False
+        return record.baseline.manifest == manifest.digest
 
-    async def apply(
-        self, manifest: Manifest, assignment: Assignment, *, admitted: bool = False
-    ) -> tuple[Baseline, bool]:
+    async def apply(self, manifest: Manifest, assignment: Assignment, *, absent: bool = False) -> tuple[Baseline, bool]:
         """Applies one object; its new baseline, and whether the server had to write anything.
 
-        `admitted`: the caller has just seen that nothing stands in its place. Raises Rejected with a kind that says
-        whether another try can help, or Unavailable.
+        `absent`: the caller has just seen that nothing stands in its place. Raises Rejected with a kind that says
+        whether another try can help, NotFound for a namespace that does not exist, or Unavailable.
         """
         resource = self.resource(manifest)
-        record = self._records.ensure(manifest.id, assignment.bundle, manifest.version)
-        before = record.baseline
-        if before is None and not admitted:
-            await self._admit(resource, manifest, assignment)
-        try:
-            baseline = await self._send(resource, manifest, assignment, before.uid if before is not None else "")
-        except Rejected as error:
-            if before is None or not _other_incarnation(error):
-                raise
-            # Another incarnation stands there: what we knew of the old one does not count.
-            record.baseline = before = None
-            await self._admit(resource, manifest, assignment)
-            baseline = await self._send(resource, manifest, assignment, "")
-        written = before is None or before.resource_version != baseline.resource_version
-        return baseline, written
+        record = self._records.get(manifest.id)
+        # What another bundle applied is not ours before it was admitted, whatever we remember of it.
+        known = record.baseline if record is not None and record.bundle == assignment.bundle else None
+        if absent:
+            return await self._send(resource, manifest, assignment, "", "")
+        if known is not None:
+            try:
+                return await self._send(resource, manifest, assignment, known.uid, known.resource_version)
+            except Rejected as error:
+                if error.kind != "conflict":
+                    raise
+        # Nothing known stands there, or another incarnation of it: what we knew of the old one does not count.
+        live = await self._admit(resource, manifest, assignment)
+        if live is None:
+            return await self._send(resource, manifest, assignment, "", "")
+        return await self._send(resource, manifest, assignment, live.meta.uid, live.meta.resource_version)
 
     async def dry_run(self, manifest: Manifest, uid: str) -> LiveObject:
         """What the server would make of our manifest now, without writing."""
@@ -151,7 +152,10 @@ class Applier:
         return True
 
     async def wait_until_current(self, manifests: Sequence[Manifest]) -> ObjectFailure | None:
-        """Waits until every object is healthy, on what the server answers; the one that is not when the time is up."""
+        """Waits until every object is healthy, on what the server answers; which is not when that cannot come true.
+
+        That is when the time is up, or when everything that is not healthy has failed.
+        """
         waiting = {m.id: m for m in manifests}
         reason = ""
         pause = self._settings.poll_first
@@ -161,16 +165,16 @@ class Applier:
                     state, reason = await self._health(manifest)
                     if state in (Health.HEALTHY, Health.SUSPENDED):
                         del waiting[object_id]
-                    else:
+                    elif state is not Health.DEGRADED:
                         break
-                if not waiting:
-                    return None
+                else:
+                    break
                 await anyio.sleep(pause)
                 pause = min(pause * 2, self._settings.poll_most)
+        if not waiting:
+            return None
         stuck = next(iter(waiting))
-        return ObjectFailure(
-            str(stuck), f"not ready after {self._settings.current:g}s, and what follows needs it: {reason}", "definite"
-        )
+        return ObjectFailure(str(stuck), f"is not ready, and what comes after it needs it: {reason}", "definite")
 
     async def _health(self, manifest: Manifest) -> tuple[Health, str]:
         record = self._records.get(manifest.id)
@@ -181,12 +185,12 @@ class Applier:
         except FleetError as error:
             return Health.UNKNOWN, str(error)
 
-    async def _admit(self, resource: Resource, manifest: Manifest, assignment: Assignment) -> None:
-        """Refuses to apply over what is not ours to take."""
+    async def _admit(self, resource: Resource, manifest: Manifest, assignment: Assignment) -> LiveObject | None:
+        """What stands in the object's place, if anything; refuses to apply over what is not ours to take."""
         try:
             live = await self._client.get(resource, manifest.id.namespace, manifest.id.name)
         except NotFound:
-            return
+            return None
         bundle = assignment.bundle
         other = adoption.claimant(live, fleet=self._fleet, bundle=bundle)
         if other is not None and self._holders.holds(other, manifest):
@@ -196,23 +200,35 @@ class Applier:
         reason = adoption.refusal(live, fleet=self._fleet, bundle=bundle, adopt=assignment.options.adopt)
         if reason is not None:
             raise Rejected("definite", 409, "NotOurs", reason)
+        return live
 
-    async def _send(self, resource: Resource, manifest: Manifest, assignment: Assignment, uid: str) -> Baseline:
+    async def _send(
+        self, resource: Resource, manifest: Manifest, assignment: Assignment, uid: str, version: str
+    ) -> tuple[Baseline, bool]:
+        """One apply over the incarnation `uid` (any when empty), which was last seen at `version`."""
+        record = self._records.ensure(manifest.id, assignment.bundle, manifest.version)
+        certain = record.doubtful or record.baseline is None or record.baseline.manifest == manifest.digest
         # The answer becomes the baseline before the events that came meanwhile are judged.
         with self._observer.holding(manifest.id):
-            live = await self._client.apply(
-                resource,
-                _with_uid(manifest.body, uid),
-                namespace=manifest.id.namespace,
-                name=manifest.id.name,
-                manager=self.manager,
-            )
-            return self._observer.answered(manifest, assignment.bundle, live)
-
-
-def _other_incarnation(error: Rejected) -> bool:
-    """409 when the object is gone, 422 about metadata.uid when another one stands there (drift.md P-25)."""
-    return error.kind == "conflict" or (error.kind == "immutable" and "metadata.uid" in error.message)
+            if not certain:
+                record.doubtful = True
+            try:
+                live = await self._client.apply(
+                    resource,
+                    _with_uid(manifest.body, uid),
+                    namespace=manifest.id.namespace,
+                    name=manifest.id.name,
+                    manager=self.manager,
+                )
+            except (Rejected, NotFound) as error:
+                # A refusal leaves what was there; a server that gave up (5xx) may have written before.
+                if not certain and getattr(error, "kind", "") != "transient":
+                    record.doubtful = False
+                raise
+            if record.bundle != assignment.bundle:
+                raise Rejected("conflict", 409, "Moved", f"{manifest.id} went to bundle {record.bundle} meanwhile")
+            baseline = self._observer.answered(manifest, assignment.bundle, live)
+        return baseline, live.meta.resource_version != version
 
 
 def _with_uid(body: bytes, uid: str) -> bytes:

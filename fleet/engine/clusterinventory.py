@@ -1,6 +1,6 @@
 """The inventory of a bundle as it lies in its cluster: who applied what last, fenced by compare-and-set (I10).
 
-One ConfigMap per fleet and bundle in `fleet-system`. It is read before the first write of a process and replaced with
+One ConfigMap per fleet and bundle in `fleet-system`. It is read before the first write of a session and replaced with
 the resourceVersion of our own last answer afterwards, so that in the normal case a deploy costs one write here.
 """
 
@@ -15,7 +15,7 @@ import msgspec
 
 from fleet.core.canonical import canonical
 from fleet.engine.ports import ClusterClient
-from fleet.errors import Conflict, NotFound, Rejected
+from fleet.errors import Conflict, InvalidInput, NotFound, Rejected
 from fleet.model.cluster import Inventory, InventoryEntry
 from fleet.model.objects import LiveObject, ObjectId, Resource
 
@@ -23,6 +23,8 @@ NAMESPACE = "fleet-system"
 CONFIG_MAPS = Resource("", "v1", "ConfigMap", "configmaps", True)
 NAMESPACES = Resource("", "v1", "Namespace", "namespaces", False)
 MAX_INFLATED = 64 << 20
+MAX_DATA = 1 << 20
+"""Bytes of data and binaryData that an API server takes in one ConfigMap."""
 _NAME = re.compile(r"[^a-z0-9.-]+")
 
 
@@ -57,6 +59,8 @@ class ClusterInventory:
         self._manager = f"fleet-{fleet}"
         self._version: str | None = None
         self._known = False
+        self._there: Inventory | None = None
+        """What lies there, as we last read or wrote it."""
         self.name = _object_name(fleet, bundle)
 
     async def read(self) -> Inventory | None:
@@ -64,10 +68,39 @@ class ClusterInventory:
         try:
             live = await self._client.get(CONFIG_MAPS, NAMESPACE, self.name)
         except NotFound:
-            self._version, self._known = None, True
+            self._version, self._known, self._there = None, True, None
             return None
         self._version, self._known = live.meta.resource_version, True
-        return _decode(self._bundle, live)
+        self._there = _decode(self._bundle, live)
+        return self._there
+
+    def doubt(self) -> None:
+        """The cluster was out of sight: what lies there is read again before it is relied on."""
+        self._known = False
+
+    async def exists(self) -> bool:
+        """Whether there is one, read once a session. Raises as `read`."""
+        return (self._there if self._known else await self.read()) is not None
+
+    async def holds(self, inventory: Inventory) -> bool:
+        """Whether it is of the same assignment as `inventory`, read once a session.
+
+        Raises as `read`, and Fenced when it is of a newer assignment, or of other content.
+        """
+        there = self._there if self._known else await self.read()
+        if there is None:
+            return False
+        _fence(there, inventory)
+        return there.seq == inventory.seq
+
+    def check(self, inventory: Inventory) -> None:
+        """Raises InvalidInput for an inventory that no ConfigMap can hold."""
+        size = len(_pack(inventory))
+        if size > MAX_DATA - 4096:
+            raise InvalidInput(
+                f"the inventory of {len(inventory.entries)} objects takes {size} bytes in the cluster, and Kubernetes "
+                f"allows {MAX_DATA}; split bundle {inventory.bundle} into smaller ones"
+            )
 
     async def write(self, inventory: Inventory) -> Inventory:
         """Compare-and-set; returns what lies there now: `inventory`, and what an unknown earlier writer had tracked.
@@ -86,9 +119,14 @@ class ClusterInventory:
             except NotFound:
                 self._version = None
             else:
-                self._version = live.meta.resource_version
+                self._version, self._there = live.meta.resource_version, inventory
                 return inventory
-        raise Fenced(f"the inventory {NAMESPACE}/{self.name} keeps changing under us; another writer is at work")
+        raise Rejected(
+            "conflict",
+            409,
+            "Conflict",
+            f"the inventory {NAMESPACE}/{self.name} keeps changing; another writer is at work",
+        )
 
     async def _merge(self, inventory: Inventory) -> Inventory:
         there = await self.read()
@@ -98,15 +136,17 @@ class ClusterInventory:
         return _union(inventory, there)
 
     async def remove(self) -> None:
-        """Deletes the object once the bundle has left the cluster for good."""
+        """Deletes the object once the bundle has left the cluster for good. Raises Fenced when it is no longer ours."""
         try:
             live = await self._client.get(CONFIG_MAPS, NAMESPACE, self.name)
+            if self._there is not None:
+                _fence(_decode(self._bundle, live), self._there)
             await self._client.delete(
                 CONFIG_MAPS, NAMESPACE, self.name, uid=live.meta.uid, resource_version=live.meta.resource_version
             )
         except NotFound:
             pass
-        self._version, self._known = None, True
+        self._version, self._known, self._there = None, True, None
 
     async def _put(self, inventory: Inventory) -> LiveObject:
         body = self._encode(inventory)
@@ -127,8 +167,7 @@ class ClusterInventory:
                 raise
 
     def _encode(self, inventory: Inventory) -> bytes:
-        rows = [[e.id.group, e.version, e.id.kind, e.id.namespace, e.id.name, e.uid] for e in inventory.entries]
-        packed = base64.b64encode(zlib.compress(msgspec.json.encode(rows), 6)).decode()
+        packed = base64.b64encode(_pack(inventory)).decode()
         metadata: dict[str, object] = {
             "name": self.name,
             "namespace": NAMESPACE,
@@ -145,6 +184,11 @@ class ClusterInventory:
                 "binaryData": {"objects": packed},
             }
         )
+
+
+def _pack(inventory: Inventory) -> bytes:
+    rows = [[e.id.group, e.version, e.id.kind, e.id.namespace, e.id.name, e.uid] for e in inventory.entries]
+    return zlib.compress(msgspec.json.encode(rows), 6)
 
 
 def _object_name(fleet: str, bundle: str) -> str:

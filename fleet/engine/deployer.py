@@ -1,7 +1,8 @@
 """Work on the bundles of one connected cluster: apply what is assigned, then prune once it is healthy.
 
-Level-triggered: each run reads the assignment that stands at that moment. What failed for a reason that may pass is put
-back with backoff; what is definitely refused waits for another assignment.
+Level-triggered: each run reads the assignment that stands at that moment, and a pass whose assignment was replaced ends
+early. What failed for a reason that may pass is put back with backoff; what is definitely refused waits for another
+assignment.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import msgspec
 
 from fleet.core import backoff
 from fleet.core import inventory as inventories
+from fleet.engine.clusterinventory import Fenced
 from fleet.engine.contents import Contents
+from fleet.engine.halt import Halt
 from fleet.engine.member import Member, Standing
 from fleet.engine.prune import Pruned, Pruner
 from fleet.engine.reconcile import Keeper, Reconciler, Result
 from fleet.engine.records import Wanted
-from fleet.model.cluster import Assignment, Health
+from fleet.model.cluster import Assignment, Health, Inventory
 from fleet.model.objects import ManifestSet
 
 EMPTY = ManifestSet("", ())
+TOLD = 20
+"""Reasons that an event names."""
 
 
 class DeployerSettings(msgspec.Struct, frozen=True):
@@ -63,55 +68,97 @@ class Deployer:
         self._applied = applied
         self._monotonic = monotonic
 
-    async def work(self, bundle: str) -> None:
-        """Brings one bundle as far as it can go now. Raises StoreError when nothing could be made durable."""
+    async def work(self, bundle: str, halt: Halt) -> None:
+        """Brings one bundle as far as it can go now.
+
+        Raises StoreError when something could not be made durable, or what the cluster raised; to be run again then.
+        """
         standing = self._member.standings.get(bundle)
         if standing is None:
             await self._forget(bundle)
             return
-        if self._member.spec.paused:
-            await self._load(standing)
-            self._rewatch()
-            return
-        if standing.phase in ("idle", "errored"):
-            await self._deploy(standing)
-        if standing.phase == "applied" and not standing.settled and self._may_settle(standing):
-            await self._settle(standing)
+        wanted = await self._load(standing)
+        try:
+            if self._member.may_write(standing):
+                await self._advance(standing, wanted, halt)
+            else:
+                await self._compare(standing, wanted)
+        except Fenced as error:
+            # Found while looking or pruning; a pass turns it into its result by itself.
+            standing.phase, standing.message, standing.fence = "errored", str(error), error.seq
+            self._retry(standing, None)
         self._member.report(bundle)
 
     async def _load(self, standing: Standing) -> Wanted:
         if standing.wanted is None:
             digest = standing.assignment.digest
-            standing.wanted = Wanted(await self._contents.get(digest) if digest is not None else EMPTY)
+            wanted = Wanted(await self._contents.get(digest) if digest is not None else EMPTY)
+            if standing.assignment.digest != digest:
+                return await self._load(standing)
+            standing.wanted = wanted
         return standing.wanted
 
-    async def _deploy(self, standing: Standing) -> None:
+    async def _compare(self, standing: Standing, wanted: Wanted) -> None:
+        """Nothing may be written: whether what is there is what is assigned, for drift to be reported against it."""
+        assignment = standing.assignment
+        result = await self._reconciler.standing(assignment, wanted)
+        self._rewatch()
+        if standing.assignment == assignment and standing.phase == "idle" and result is not None:
+            self._conclude(standing, result)
+
+    async def _advance(self, standing: Standing, wanted: Wanted, halt: Halt) -> None:
+        if standing.phase == "applied" and not await self._still_stands(standing, wanted):
+            standing.phase = "idle"
+        if standing.phase in ("idle", "errored"):
+            await self._deploy(standing, wanted, halt)
+        if standing.phase == "applied" and not standing.settled and self._may_settle(standing):
+            with halt.interruptible():
+                await self._settle(standing, wanted)
+
+    async def _still_stands(self, standing: Standing, wanted: Wanted) -> bool:
+        return await self._reconciler.standing(standing.assignment, wanted) is not None
+
+    async def _deploy(self, standing: Standing, wanted: Wanted, halt: Halt) -> None:
         assignment, bundle = standing.assignment, standing.assignment.bundle
-        wanted = await self._load(standing)
         standing.phase = "applying"
         standing.attempts += 1
         self._member.report(bundle)
-        passes = _Pass(self._member, assignment)
         begun_at = self._monotonic()
-        result = await self._reconciler.deploy(assignment, wanted, started=passes.start, watch=self._rewatch)
-        self._drop_stale(bundle, wanted)
+        try:
+            result = await self._reconciler.deploy(assignment, wanted, halt, watch=self._rewatch)
+        finally:
+            # Whatever happened: a pass without a conclusion is to be run again, if its assignment still stands.
+            if standing.phase == "applying":
+                standing.phase = "idle"
+        if result is None or not self._is_of(standing, assignment):
+            return  # the key is queued again by whoever replaced the assignment, or halted the pass
+        await self._drop_stale(bundle, wanted)
         self._rewatch()
-        if self._member.standings.get(bundle) is not standing or standing.assignment != assignment:
-            return  # a newer assignment came meanwhile; its key is queued
-        if passes.begun:
+        if result.begun:
             self._applied(result.phase, self._monotonic() - begun_at)
             self._say_finished(standing, result)
         self._conclude(standing, result)
+
+    def _is_of(self, standing: Standing, assignment: Assignment) -> bool:
+        present = self._member.standings.get(assignment.bundle)
+        return present is standing and standing.assignment == assignment
 
     def _conclude(self, standing: Standing, result: Result) -> None:
         standing.phase, standing.outcome = result.phase, result.outcome
         standing.message, standing.fence = result.message, result.fence
         if result.phase == "errored":
-            settings = self._settings
-            wait = backoff.delay(standing.attempts, self._jitter(), base=settings.retry_base, cap=settings.retry_cap)
-            self._again(standing.assignment.bundle, max(wait, result.retry_after or 0.0))
+            self._retry(standing, result.retry_after)
+
+    def _retry(self, standing: Standing, at_least: float | None) -> None:
+        settings = self._settings
+        wait = backoff.delay(standing.attempts, self._jitter(), base=settings.retry_base, cap=settings.retry_cap)
+        self._again(standing.assignment.bundle, max(wait, at_least or 0.0))
 
     def _say_finished(self, standing: Standing, result: Result) -> None:
+        """One entry for each other end of a pass; trying again with the same end is no news."""
+        if (result.phase, result.message) == (standing.told_phase, standing.told_message):
+            return
+        standing.told_phase, standing.told_message = result.phase, result.message
         self._member.say(
             "apply.finished",
             standing.assignment.bundle,
@@ -119,38 +166,47 @@ class Deployer:
             purpose=standing.assignment.purpose,
             result=result.phase,
             attempt=standing.attempts,
-            objects=result.outcome,
+            objects=msgspec.structs.replace(result.outcome, failed=result.outcome.failed[:TOLD]),
             message=result.message,
         )
 
-    def _drop_stale(self, bundle: str, wanted: Wanted) -> None:
+    async def _drop_stale(self, bundle: str, wanted: Wanted) -> None:
         """What the bundle no longer wants is no longer compared; it stays in the inventory until it is pruned."""
         records = self._member.records
-        records.drop([i for i, _ in records.of_bundle(bundle) if i not in wanted.by_id])
+        stale = [i for i, _ in records.of_bundle(bundle) if i not in wanted.by_id]
+        if stale:
+            await self._keeper.put_baselines(self._member.name, (), stale)
+            records.drop(stale)
+
+    # --- pruning ---------------------------------------------------------------------------------------------------
 
     def _may_settle(self, standing: Standing) -> bool:
         """Pruning comes after a healthy apply, so that a bad release does not also take away the old one's parts."""
         return self._member.health(standing)[0] in (Health.HEALTHY, Health.SUSPENDED)
 
-    async def _settle(self, standing: Standing) -> None:
-        assignment, wanted = standing.assignment, standing.wanted
+    async def _settle(self, standing: Standing, wanted: Wanted) -> None:
+        assignment = standing.assignment
         bundle = assignment.bundle
-        inventory = self._reconciler.inventories.get(bundle)
-        if wanted is None or inventory is None:
-            return
-        stale = inventories.plan(inventory, wanted.by_id.values()).stale
         removal = assignment.digest is None
-        if not stale or not (assignment.options.prune or removal):
-            standing.settled = True
-            if removal and not stale:
-                await self._reconciler.retire(bundle)
-            return
-        records = self._member.records
+        inventory = self._reconciler.inventories.get(bundle) or Inventory(bundle, 0, None)
+        stale = inventories.plan(inventory, wanted.by_id.values()).stale
+        if stale and (assignment.options.prune or removal):
+            pruned = await self._prune(standing, wanted, inventory, removal)
+            if pruned.failed or any(k.reason == "namespace-in-use" for k in pruned.kept):
+                self._again(bundle, 0.1 if pruned.deleted else self._settings.prune_again)
+                return
+        if removal and bundle in self._reconciler.inventories:
+            await self._reconciler.retire(bundle)
+        standing.settled = True
+
+    async def _prune(self, standing: Standing, wanted: Wanted, inventory: Inventory, removal: bool) -> Pruned:
+        assignment, records = standing.assignment, self._member.records
+        bundle = assignment.bundle
         context = inventories.PruneContext(
             fleet=self._fleet,
             bundle=bundle,
             wanted=frozenset(wanted.by_id),
-            stale=frozenset(entry.id for entry in stale),
+            stale=frozenset(e.id for e in inventory.entries if e.id not in wanted.by_id),
             applied_uids=frozenset(r.baseline.uid for _, r in records.of_bundle(bundle) if r.baseline),
             occupied=frozenset(i.namespace for i, r in records.items() if r.bundle != bundle),
         )
@@ -158,22 +214,17 @@ class Deployer:
         pruned = await self._pruner.prune(inventory, context, max_objects=limit)
         await self._reconciler.shrink(assignment, pruned.gone)
         self._tell(standing, pruned)
-        if pruned.failed or any(k.reason == "namespace-in-use" for k in pruned.kept):
-            self._again(bundle, 0.1 if pruned.deleted else self._settings.prune_again)
-            return
-        standing.settled = True
-        if removal:
-            await self._reconciler.retire(bundle)
+        return pruned
 
     def _tell(self, standing: Standing, pruned: Pruned) -> None:
-        bundle = standing.assignment.bundle
         if standing.outcome is not None and pruned.deleted:
             total = standing.outcome.pruned + pruned.deleted
             standing.outcome = msgspec.structs.replace(standing.outcome, pruned=total)
-        blocked = [k for k in pruned.kept if not k.forget]
-        if blocked or pruned.failed:
-            reasons = [k.message for k in blocked] + [f"{f.object}: {f.error}" for f in pruned.failed]
-            self._member.say("prune.blocked", bundle, objects=len(reasons), reasons=reasons[:20])
+        reasons = [k.message for k in pruned.kept if not k.forget]
+        reasons += [f"{f.object}: {f.error}" for f in pruned.failed]
+        told, standing.blocked = standing.blocked, tuple(sorted(reasons))
+        if reasons and standing.blocked != told:
+            self._member.say("prune.blocked", standing.assignment.bundle, objects=len(reasons), reasons=reasons[:TOLD])
 
     async def _forget(self, bundle: str) -> None:
         """The bundle is assigned no more and its objects are orphaned: we stop watching over them."""
@@ -181,22 +232,8 @@ class Deployer:
         gone = [i for i, _ in records.of_bundle(bundle)]
         await self._keeper.put_baselines(self._member.name, (), gone)
         await self._keeper.drop_inventory(self._member.name, bundle)
+        if bundle in self._member.standings:
+            return  # assigned again meanwhile: its key is queued
         self._reconciler.inventories.pop(bundle, None)
         records.drop(gone)
         self._rewatch()
-
-
-class _Pass:
-    """Tells the event log of a pass once it writes something."""
-
-    def __init__(self, member: Member, assignment: Assignment) -> None:
-        self._member = member
-        self._assignment = assignment
-        self.begun = False
-
-    def start(self) -> None:
-        self.begun = True
-        assignment = self._assignment
-        self._member.say(
-            "apply.started", assignment.bundle, seq=assignment.seq, purpose=assignment.purpose, digest=assignment.digest
-        )

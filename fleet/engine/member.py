@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from fleet.core import backoff
 from fleet.engine.records import Records, Wanted
 from fleet.model.cluster import (
     ApplyOutcome,
@@ -21,9 +22,10 @@ from fleet.model.cluster import (
     MemberReport,
     Sync,
 )
+from fleet.model.drift import Drift
 from fleet.model.events import Event
 from fleet.model.fleetfile import Cluster
-from fleet.model.objects import GroupKind
+from fleet.model.objects import GroupKind, ObjectId
 
 Phase = Literal["idle", "applying", "applied", "failed", "errored"]
 
@@ -47,13 +49,38 @@ class Standing:
         self.repairs = 0
         """Repairs of drift since the apply."""
         self.reported: MemberReport | None = None
+        self.told_phase = ""
+        self.told_message = ""
+        """The last end of a pass that the event log was told of."""
+        self.blocked: tuple[str, ...] = ()
+        """Why the last prune left something, as it was told."""
+
+    @property
+    def shown(self) -> Phase:
+        """The phase as it counts for a rollout: a removal is applied once everything is gone."""
+        removing = self.assignment.digest is None and self.phase == "applied" and not self.settled
+        return "applying" if removing else self.phase
 
     def assign(self, assignment: Assignment) -> None:
         """A new assignment: nothing that was known of the old one counts."""
         if (assignment.seq, assignment.digest) != (self.assignment.seq, self.assignment.digest):
             self.wanted, self.phase, self.outcome, self.message = None, "idle", None, ""
-            self.fence, self.attempts, self.settled, self.repairs = 0, 0, False, 0
+            self.fence, self.attempts, self.settled, self.repairs, self.blocked = 0, 0, False, 0, ()
+            self.told_phase = self.told_message = ""
         self.assignment = assignment
+
+
+class RepairMemory:
+    """What is remembered of drift beyond a session, by object."""
+
+    def __init__(self) -> None:
+        self.open: dict[ObjectId, Drift] = {}
+        """Records of drift that are not over."""
+        self.heats: dict[ObjectId, backoff.Heat] = {}
+        self.contested: set[ObjectId] = set()
+        """Objects whose fight has been told."""
+        self.reowned: dict[ObjectId, float] = {}
+        """When an object was last applied only to own its fields again; monotonic seconds."""
 
 
 class Member:
@@ -70,6 +97,7 @@ class Member:
         self.records = Records()
         self.standings: dict[str, Standing] = {}
         self.inventories: dict[str, Inventory] = {}
+        self.repairs = RepairMemory()
         self.state = ClusterState.CONNECTING
         self.reason: str | None = None
         self.observed_at: float | None = None
@@ -89,6 +117,10 @@ class Member:
     def reachable(self) -> bool:
         return self.state is ClusterState.READY
 
+    def may_write(self, standing: Standing) -> bool:
+        """Whether anything may be changed for a bundle: not on a paused cluster, and not while it is suspended."""
+        return not self.spec.paused and not standing.suspended
+
     def enter(self, state: ClusterState, reason: str | None = None) -> None:
         """The cluster is in another state of connection; every bundle is reported anew."""
         before = self.state
@@ -105,17 +137,14 @@ class Member:
         self.report_all()
 
     def disconnected(self) -> None:
-        """The session is over; a deploy pass that was cut short is taken up by the next one."""
+        """The session is over: nothing is observed any more."""
         self.unobserved = _not_connected
-        for standing in self.standings.values():
-            if standing.phase == "applying":
-                standing.phase = "idle"
 
     def health(self, standing: Standing) -> tuple[Health, str]:
         """The health of a bundle as evidence for its present assignment."""
         if not self.reachable:
             return Health.UNKNOWN, self.reason or "the cluster is not reached"
-        if standing.wanted is None or standing.phase not in ("applied", "failed", "errored"):
+        if standing.wanted is None or standing.phase in ("idle", "applying"):
             return Health.UNKNOWN, "not applied yet"
         if not standing.wanted.by_id:
             return Health.HEALTHY, ""
@@ -127,7 +156,7 @@ class Member:
     def sync(self, standing: Standing) -> Sync:
         if not self.reachable:
             return Sync.UNKNOWN
-        if standing.phase in ("idle", "applying"):
+        if standing.shown in ("idle", "applying"):
             return Sync.APPLYING
         drifted = self.records.drifted(standing.assignment.bundle)
         return Sync.SYNCED if standing.phase == "applied" and not drifted else Sync.OUT_OF_SYNC
@@ -144,12 +173,12 @@ class Member:
             reachable=self.reachable,
             seq=standing.assignment.seq,
             digest=standing.assignment.digest,
-            phase=standing.phase,
+            phase=standing.shown,
             outcome=standing.outcome,
             health=health,
             health_reason=reason,
             drift_restarts=standing.repairs,
-            message=standing.message,
+            message=standing.message or "; ".join(standing.blocked if standing.shown == "applying" else ()),
             fence=standing.fence,
         )
         if news == standing.reported:

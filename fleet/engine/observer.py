@@ -2,7 +2,8 @@
 
 Nothing is decided about drift: a suspect's identity goes to the session's queue and one dry-run tells. Events that
 change nothing cost no task, no log line and no database row. While an apply of an object is in flight its events are
-held back (the newest only) until the answer is the baseline.
+held back (the newest only) until the answer is the baseline. What a list does not hold is only suspected to be missing:
+the list may be older than an apply that was answered since.
 """
 
 from __future__ import annotations
@@ -53,6 +54,16 @@ class Counters(Protocol):
     suspect: int
 
 
+class _Held:
+    """An object with applies in flight, and its newest event since they began."""
+
+    __slots__ = ("appliers", "newest")
+
+    def __init__(self) -> None:
+        self.appliers = 0
+        self.newest: tuple[Change, LiveObject] | None = None
+
+
 class Observer:
     """The sink of all reflectors of one cluster."""
 
@@ -73,7 +84,7 @@ class Observer:
         self._counters = counters
         self._touch = touch
         self._suspects: dict[ObjectId, LiveObject] = {}
-        self._held: dict[ObjectId, tuple[Change, LiveObject] | None] = {}
+        self._held: dict[ObjectId, _Held] = {}
         self.kinds: Kinds | None = None
         """Bound by the session before the first reflector runs."""
 
@@ -88,7 +99,8 @@ class Observer:
         self._touch()
         for object_id, record in self._records.of_kind(resource.group_kind):
             if object_id not in present and record.baseline is not None and object_id not in self._held:
-                self._missing(object_id, record)
+                self._suspects.pop(object_id, None)
+                self._suspect(object_id, "not listed")
         if self.kinds is not None:
             self.kinds.listed(resource)
 
@@ -110,14 +122,17 @@ class Observer:
     @contextmanager
     def holding(self, object_id: ObjectId) -> Iterator[None]:
         """While an apply of the object is in flight; events that came meanwhile are judged against the new baseline."""
-        self._held[object_id] = None
+        held = self._held.setdefault(object_id, _Held())
+        held.appliers += 1
         try:
             yield
         finally:
-            held = self._held.pop(object_id)
-            if held is not None:
-                change, live = held
-                self._take(change, live, listing=False)
+            held.appliers -= 1
+            if not held.appliers:
+                del self._held[object_id]
+                if held.newest is not None:
+                    change, live = held.newest
+                    self._take(change, live, listing=False)
 
     def answered(self, manifest: Manifest, bundle: str, live: LiveObject) -> Baseline:
         """The answer to an apply, or the live object after a dry-run without difference, is the new baseline."""
@@ -131,11 +146,23 @@ class Observer:
             key=self._key,
             presence_only=ownership.presence_only(msgspec.json.decode(manifest.body)),
             body=body,
+            previous=record.baseline,
         )
+        record.doubtful = False
         self._suspects.pop(manifest.id, None)
         self._clean(manifest.id, record)
         self._assess(record, body)
         return record.baseline
+
+    def looked(self, object_id: ObjectId, live: LiveObject | None) -> None:
+        """What a GET answered about an object; None: it does not exist. Only its health is taken from it."""
+        record = self._records.get(object_id)
+        if record is None:
+            return
+        if live is None:
+            self._set_health(record, Health.MISSING, "does not exist")
+        else:
+            self._assess(record, ownership.decode(live))
 
     def take_suspect(self, object_id: ObjectId) -> LiveObject | None:
         """The newest state of a suspect as the watch gave it; None when it must be read (gone, stale, or taken)."""
@@ -149,8 +176,9 @@ class Observer:
         if record is None:
             self._counters.ignored += 1
             return
-        if object_id in self._held:
-            self._held[object_id] = (change, live)
+        held = self._held.get(object_id)
+        if held is not None:
+            held.newest = (change, live)
             return
         try:
             self._judge(record, change, live, listing)
@@ -162,7 +190,8 @@ class Observer:
         baseline = record.baseline
         if baseline is not None and live.meta.resource_version == baseline.resource_version and change != "DELETED":
             self._counters.echo += 1
-            if record.health is Health.UNKNOWN:
+            self._clean(live.id, record)
+            if record.health in (Health.UNKNOWN, Health.MISSING):
                 self._assess(record, ownership.decode(live))
             return
         body = ownership.decode(live)
@@ -193,23 +222,20 @@ class Observer:
             case verdict.Terminating():
                 self._set_health(record, Health.PROGRESSING, f"is being deleted since {judged.since}")
             case verdict.Gone():
-                self._missing(live.id, record)
+                self._suspects.pop(live.id, None)
+                self._set_health(record, Health.MISSING, "does not exist")
+                self._suspect(live.id, "missing")
             case verdict.Suspect():
                 self._assess(record, body)
                 self._suspects[live.id] = live
                 self._suspect(live.id, judged.reason)
-
-    def _missing(self, object_id: ObjectId, record: Record) -> None:
-        self._set_health(record, Health.MISSING, "does not exist")
-        self._suspects.pop(object_id, None)
-        self._suspect(object_id, "missing")
 
     def _suspect(self, object_id: ObjectId, reason: str) -> None:
         self._counters.suspect += 1
         self._listener.suspect(object_id, reason)
 
     def _clean(self, object_id: ObjectId, record: Record) -> None:
-        if record.drifted:
+        if record.noted:
             self._records.set_drifted(record, False)
             self._listener.clean(object_id)
 

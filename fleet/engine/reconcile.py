@@ -1,12 +1,12 @@
 """Brings one bundle on one cluster to its assignment: inventory first, then what differs, stage by stage.
 
 Level-triggered and idempotent: a pass compares the assignment with what is recorded and writes only the difference, so
-a crash at any point, or a second run, repeats nothing. A pass in which nothing differs sends nothing at all.
+a crash at any point, or a second run, repeats nothing. A pass in which nothing differs writes nothing at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
 import anyio
@@ -16,13 +16,17 @@ from fleet.core import inventory as inventories
 from fleet.core import ordering
 from fleet.engine.applier import Applier
 from fleet.engine.clusterinventory import ClusterInventory, Fenced
+from fleet.engine.halt import Halt
 from fleet.engine.ports import Catalog, ClusterClient
 from fleet.engine.records import Records, Wanted
-from fleet.errors import FleetError, Rejected
+from fleet.errors import FleetError, InvalidInput, Rejected, StoreError, Unauthorized
 from fleet.model.cluster import ApplyOutcome, Assignment, Baseline, Inventory, ObjectFailure
 from fleet.model.objects import Manifest, ObjectId
 
 Phase = Literal["applied", "failed", "errored"]
+
+SAVE_DEADLINE = 5.0
+"""Seconds in which a pass that is cut short keeps what was answered."""
 
 
 class Keeper(Protocol):
@@ -44,10 +48,12 @@ class Result(msgspec.Struct, frozen=True):
     fence: int = 0
     """The seq found in the cluster when it is ahead of ours, else 0."""
     retry_after: float | None = None
+    begun: bool = True
+    """Whether there was anything to do."""
 
 
 class Reconciler:
-    """The deploy passes of one connected cluster; one pass per bundle at a time (the agent sees to that)."""
+    """The deploy passes of one connected cluster; one pass per bundle at a time (the session sees to that)."""
 
     def __init__(
         self,
@@ -71,36 +77,53 @@ class Reconciler:
         self._catalog = catalog
         self._limit = anyio.CapacityLimiter(concurrency)
         self._in_cluster: dict[str, ClusterInventory] = {}
+        self._unsaved: dict[str, dict[ObjectId, Baseline]] = {}
+        """Baselines that the store does not have yet, by bundle."""
         self.inventories = inventories_there
 
-    async def deploy(
-        self, assignment: Assignment, wanted: Wanted, *, started: Callable[[], None], watch: Callable[[], None]
-    ) -> Result:
-        """One pass; raises StoreError before anything was done.
+    async def standing(self, assignment: Assignment, wanted: Wanted) -> Result | None:
+        """The result of a pass that would have nothing to do; None when there is something. Writes nothing.
 
-        `started` is called before the first write of a pass that has any, `watch` when new kinds are to be watched.
+        Raises Fenced, InvalidInput, or what reading the inventory in the cluster raises.
         """
-        self._settle(wanted, assignment)
-        todo = self._differing(wanted)
-        inventory = self.inventories.get(assignment.bundle)
-        if not todo and _stands(inventory, assignment):
-            return Result("applied", self._outcome(wanted, 0, ()))
-        started()
+        wanted.settle(self._catalog(), assignment.bundle, assignment.options.namespace, self._fleet)
+        if not await self._stands(assignment, wanted):
+            return None
+        return Result("applied", self._outcome(wanted, 0, ()), begun=False)
+
+    async def deploy(
+        self, assignment: Assignment, wanted: Wanted, halt: Halt, *, watch: Callable[[], None]
+    ) -> Result | None:
+        """One pass; None when it was halted before its end. Raises StoreError when what was done could not be kept.
+
+        `watch` is called when new kinds are to be watched.
+        """
+        await self._save(assignment.bundle)
+        work = _Pass(assignment, wanted, halt)
         try:
+            standing = await self.standing(assignment, wanted)
+            if standing is not None:
+                return standing
             await self._claim(assignment, wanted)
-        except Fenced as error:
-            return self._fenced(assignment, error)
-        except Rejected as error:
-            return _ended(wanted, ObjectFailure("inventory", error.message, _kind(error)), error.retry_after)
+            await self._doubt(work)
         except FleetError as error:
-            return _ended(wanted, ObjectFailure("inventory", str(error), "transient"), None)
-        work = _Pass(assignment, wanted)
+            return _not_begun(wanted, error)
         try:
             await self._stages(work, watch)
+        except (StoreError, Unauthorized):
+            raise
+        except FleetError as error:
+            work.blame(_failure(f"bundle {assignment.bundle}", error))
+            work.fence = error.seq if isinstance(error, Fenced) else 0
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(5):
+            with anyio.CancelScope(shield=True), anyio.move_on_after(SAVE_DEADLINE):
                 await self._record(work)
-        return self._judge(work)
+        return None if halt.called else self._judge(work)
+
+    def doubt_inventories(self) -> None:
+        """The cluster was out of sight: it may have lost its data, or another control plane may have taken over."""
+        for there in self._in_cluster.values():
+            there.doubt()
 
     async def shrink(self, assignment: Assignment, gone: frozenset[ObjectId]) -> None:
         """Takes what is confirmed gone out of the inventory, in the cluster and in the store."""
@@ -119,17 +142,29 @@ class Reconciler:
         await self._keeper.drop_inventory(self._cluster, bundle)
         self.inventories.pop(bundle, None)
 
+    # --- inventory -------------------------------------------------------------------------------------------------
+
     def _in_cluster_of(self, bundle: str) -> ClusterInventory:
         found = self._in_cluster.get(bundle)
         if found is None:
             found = self._in_cluster[bundle] = ClusterInventory(self._client, self._fleet, bundle)
         return found
 
-    def _settle(self, wanted: Wanted, assignment: Assignment) -> bool:
-        return wanted.settle(self._catalog(), assignment.bundle, assignment.options.namespace, self._fleet)
+    async def _stands(self, assignment: Assignment, wanted: Wanted) -> bool:
+        """Whether everything is applied, and the cluster knows for which assignment.
 
-    def _differing(self, wanted: Wanted) -> list[Manifest]:
-        return [m for m in wanted.by_id.values() if not self._applier.is_current(m)]
+        The inventory there is read once a session: it is gone when the cluster was made anew, and ahead of ours when
+        another control plane took over.
+        """
+        if self._todo(wanted.by_id.values()):
+            return False
+        there = self._in_cluster_of(assignment.bundle)
+        inventory = self.inventories.get(assignment.bundle)
+        if inventory is None:
+            return assignment.digest is None and not await there.exists()
+        if (inventory.seq, inventory.digest) != (assignment.seq, assignment.digest):
+            return False
+        return await there.holds(inventory)
 
     async def _claim(self, assignment: Assignment, wanted: Wanted) -> None:
         """Writes the inventory, to the store and then to the cluster, before anything is applied."""
@@ -140,60 +175,103 @@ class Reconciler:
         known = inventories.shrink(known, (), uids)
         changes = inventories.plan(known, wanted.by_id.values())
         claimed = inventories.union(known, changes, seq=assignment.seq, digest=assignment.digest)
+        there = self._in_cluster_of(bundle)
+        there.check(claimed)
         await self._keeper.put_inventory(self._cluster, claimed)
         self.inventories[bundle] = claimed
-        merged = await self._in_cluster_of(bundle).write(claimed)
+        merged = await there.write(claimed)
         if merged != claimed:
             await self._keeper.put_inventory(self._cluster, merged)
             self.inventories[bundle] = merged
 
-    def _fenced(self, assignment: Assignment, error: Fenced) -> Result:
-        failure = ObjectFailure("inventory", str(error), "conflict")
-        return Result("errored", ApplyOutcome(failed=(failure,)), str(error), fence=error.seq)
+    # --- applying --------------------------------------------------------------------------------------------------
+
+    def _todo(self, manifests: Iterable[Manifest]) -> list[Manifest]:
+        return [m for m in manifests if not self._applier.is_current(m)]
+
+    async def _doubt(self, work: _Pass) -> None:
+        """Forgets in the store what is known of objects that are about to get another manifest.
+
+        After a crash in the middle nobody could tell which of the two manifests the cluster has: it is applied again.
+        """
+        for manifest in self._todo(work.wanted.by_id.values()):
+            record = self._records.get(manifest.id)
+            if record is not None and record.baseline is not None:
+                work.doubted.append(manifest.id)
+        if work.doubted:
+            await self._keeper.put_baselines(self._cluster, (), work.doubted)
 
     async def _stages(self, work: _Pass, watch: Callable[[], None]) -> None:
-        for stage in ordering.stages(work.wanted.by_id.values()):
-            todo = [m for m in stage.manifests if not self._applier.is_current(m)]
-            if not todo:
-                continue
-            await self._applier.wait_until_served(todo)
-            for manifest in todo:
-                self._records.ensure(manifest.id, work.assignment.bundle, manifest.version)
-            watch()
-            async with anyio.create_task_group() as group:
-                for manifest in todo:
-                    group.start_soon(self._one, manifest, work, name=f"apply {manifest.id}")
-            if work.failures:
+        number = 0
+        # Counted anew for each stage: objects move to their namespaces as soon as their kinds are served.
+        while number < len(stages := ordering.stages(work.wanted.by_id.values())):
+            await self._stage(work, stages[number].name, watch)
+            if work.is_over():
                 return
-            if stage.wait:
-                waited = await self._applier.wait_until_current(todo)
-                if waited is not None:
-                    work.failures.append(waited)
+            # What follows needs all of this stage, also what an earlier pass applied; where nothing follows, no wait.
+            following = [m for later in stages[number + 1 :] for m in later.manifests]
+            if stages[number].wait and self._todo(following):
+                with work.halt.interruptible():
+                    work.blame(await self._applier.wait_until_current(stages[number].manifests))
+                if work.is_over():
                     return
-                if self._settle(work.wanted, work.assignment):
-                    await self._claim(work.assignment, work.wanted)
+            number += 1
+
+    async def _stage(self, work: _Pass, name: ordering.StageName, watch: Callable[[], None]) -> None:
+        todo = self._todo_of_stage(work.wanted, name)
+        if not todo:
+            return
+        with work.halt.interruptible():
+            await self._applier.wait_until_served(todo)
+        assignment = work.assignment
+        if work.wanted.settle(self._catalog(), assignment.bundle, assignment.options.namespace, self._fleet):
+            await self._claim(assignment, work.wanted)
+            todo = self._todo_of_stage(work.wanted, name)
+        for manifest in todo:
+            if self._records.get(manifest.id) is None:
+                self._records.ensure(manifest.id, assignment.bundle, manifest.version)
+        watch()
+        async with anyio.create_task_group() as group:
+            for manifest in todo:
+                group.start_soon(self._one, manifest, work, name=f"apply {manifest.id}")
+        await self._save(assignment.bundle)
+
+    def _todo_of_stage(self, wanted: Wanted, name: ordering.StageName) -> list[Manifest]:
+        return self._todo(m for m in wanted.by_id.values() if ordering.stage_of(m.id) == name)
 
     async def _one(self, manifest: Manifest, work: _Pass) -> None:
         async with self._limit:
+            if work.halt.called:
+                return
             try:
                 baseline, written = await self._applier.apply(manifest, work.assignment)
-            except Rejected as error:
-                work.failures.append(ObjectFailure(str(manifest.id), error.message, _kind(error)))
-                work.retry_after = max(work.retry_after or 0.0, error.retry_after or 0.0) or None
             except FleetError as error:
-                work.failures.append(ObjectFailure(str(manifest.id), str(error), "transient"))
+                work.blame(_failure(str(manifest.id), error))
+                work.retry_after = max(work.retry_after or 0.0, getattr(error, "retry_after", None) or 0.0) or None
             else:
-                work.baselines.append(baseline)
+                self._unsaved.setdefault(work.assignment.bundle, {})[manifest.id] = baseline
+                work.uids[manifest.id] = baseline.uid
                 work.changed += written
+
+    # --- keeping ---------------------------------------------------------------------------------------------------
+
+    async def _save(self, bundle: str) -> None:
+        """Stores the baselines that are not stored yet; what cannot be stored is tried again by the next pass."""
+        unsaved = self._unsaved.get(bundle)
+        if unsaved:
+            await self._keeper.put_baselines(self._cluster, tuple(unsaved.values()))
+            del self._unsaved[bundle]
 
     async def _record(self, work: _Pass) -> None:
         """Keeps what was answered, also of a pass that was cut short."""
-        if not work.baselines:
-            return
         bundle = work.assignment.bundle
-        await self._keeper.put_baselines(self._cluster, work.baselines)
-        uids = {b.id: b.uid for b in work.baselines}
-        updated = inventories.shrink(self.inventories[bundle], (), uids)
+        for object_id in work.doubted:
+            record = self._records.get(object_id)
+            # What was not reached after all is still as it was known.
+            if record is not None and record.baseline is not None and not record.doubtful:
+                self._unsaved.setdefault(bundle, {})[object_id] = record.baseline
+        await self._save(bundle)
+        updated = inventories.shrink(self.inventories[bundle], (), work.uids)
         if updated != self.inventories[bundle]:
             await self._keeper.put_inventory(self._cluster, updated)
             self.inventories[bundle] = updated
@@ -204,37 +282,57 @@ class Reconciler:
             return Result("applied", outcome)
         worst = next((f for f in work.failures if f.kind == "definite"), work.failures[0])
         phase: Phase = "failed" if worst.kind == "definite" else "errored"
-        return Result(phase, outcome, f"{worst.object}: {worst.error}", retry_after=work.retry_after)
+        return Result(phase, outcome, f"{worst.object}: {worst.error}", work.fence, work.retry_after)
 
     def _outcome(self, wanted: Wanted, changed: int, failures: tuple[ObjectFailure, ...]) -> ApplyOutcome:
-        current = sum(self._applier.is_current(m) for m in wanted.by_id.values())
+        current = len(wanted.by_id) - len(self._todo(wanted.by_id.values()))
         return ApplyOutcome(len(wanted.by_id), current, changed, 0, failures)
 
 
 class _Pass:
     """What one pass has done so far."""
 
-    def __init__(self, assignment: Assignment, wanted: Wanted) -> None:
+    def __init__(self, assignment: Assignment, wanted: Wanted, halt: Halt) -> None:
         self.assignment = assignment
         self.wanted = wanted
-        self.baselines: list[Baseline] = []
+        self.halt = halt
+        self.doubted: list[ObjectId] = []
+        """Objects whose stored baseline was forgotten before they were to be applied."""
+        self.uids: dict[ObjectId, str] = {}
         self.failures: list[ObjectFailure] = []
         self.changed = 0
+        self.fence = 0
         self.retry_after: float | None = None
 
+    def is_over(self) -> bool:
+        """Whether the next stage is not to be begun."""
+        return bool(self.failures) or self.halt.called
 
-def _stands(inventory: Inventory | None, assignment: Assignment) -> bool:
-    return inventory is not None and (inventory.seq, inventory.digest) == (assignment.seq, assignment.digest)
+    def blame(self, failure: ObjectFailure | None) -> None:
+        if failure is not None:
+            self.failures.append(failure)
 
 
-def _ended(wanted: Wanted, failure: ObjectFailure, retry_after: float | None) -> Result:
+def _not_begun(wanted: Wanted, error: FleetError) -> Result:
+    """The result of a pass that could not begin: nothing was applied."""
+    failure = _failure("inventory", error)
     outcome = ApplyOutcome(len(wanted.by_id), 0, 0, 0, (failure,))
     phase: Phase = "failed" if failure.kind == "definite" else "errored"
-    return Result(phase, outcome, failure.error, retry_after=retry_after)
+    fence = error.seq if isinstance(error, Fenced) else 0
+    return Result(phase, outcome, failure.error, fence, getattr(error, "retry_after", None))
 
 
-def _kind(error: Rejected) -> Literal["definite", "conflict", "transient"]:
-    """How a refusal counts: what the manifest or the rights are to blame for is the release's failure (lesson 7)."""
+def _failure(name: str, error: FleetError) -> ObjectFailure:
+    """How an error counts: what the manifest or the rights are to blame for is the release's failure (lesson 7)."""
+    if isinstance(error, InvalidInput):
+        return ObjectFailure(name, str(error), "definite")
+    if isinstance(error, Fenced):
+        return ObjectFailure(name, str(error), "conflict")
+    if not isinstance(error, Rejected):
+        return ObjectFailure(name, str(error), "transient")
+    kind: Literal["definite", "conflict", "transient"] = "transient"
     if error.kind in ("definite", "immutable", "duplicate", "forbidden", "unserved"):
-        return "definite"
-    return "conflict" if error.kind == "conflict" else "transient"
+        kind = "definite"
+    elif error.kind == "conflict":
+        kind = "conflict"
+    return ObjectFailure(name, error.message, kind)

@@ -1,13 +1,16 @@
 """Work on one connected cluster: bundles and suspect objects go as keys through one queue to a few workers.
 
-A worker reads the latest assignment or state when it runs. A bundle being applied and its suspects exclude each other:
-the suspects are looked at when the pass is over. Every failure puts its key back with backoff; nothing is given up.
+A worker reads the latest assignment or state when it runs. A bundle being worked on and its suspects exclude each
+other: suspects wait until the pass is over, a pass waits for the repairs under way. A pass whose assignment was
+replaced ends early. Every failure puts its key back with backoff; nothing is given up.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import anyio
@@ -20,14 +23,16 @@ from fleet.engine.agentview import ObjectDifference
 from fleet.engine.applier import Applier, ApplierSettings
 from fleet.engine.contents import Contents
 from fleet.engine.deployer import Deployer, DeployerSettings
+from fleet.engine.findings import Findings
+from fleet.engine.halt import Halt
 from fleet.engine.member import Member, Standing
 from fleet.engine.observer import Counters, Observer
 from fleet.engine.ports import ClusterClient
 from fleet.engine.prune import Pruner
 from fleet.engine.reconcile import Keeper, Reconciler
-from fleet.engine.repair import Metrics, Repair
+from fleet.engine.repair import LASTING, Metrics, Repair
 from fleet.engine.watches import Watches
-from fleet.errors import FleetError, Unauthorized
+from fleet.errors import FleetError, Rejected, StoreError, Unauthorized, Unavailable
 from fleet.model.cluster import Baseline, ClusterState
 from fleet.model.drift import Drift
 from fleet.model.objects import GroupKind, Manifest, ObjectId
@@ -38,6 +43,7 @@ Key = str | ObjectId
 """A bundle's name, or the identity of a suspect object."""
 
 SELECTOR = "fleet/bundle"
+CRD = ("apiextensions.k8s.io", "CustomResourceDefinition")
 
 
 class SessionSettings(msgspec.Struct, frozen=True):
@@ -54,6 +60,7 @@ class SessionSettings(msgspec.Struct, frozen=True):
     """Without a sign of life for this long the cluster is Unknown."""
     tick: float = 5.0
     prune_confirm: float = 10.0
+    sweep: float = 60.0
     watch_retry: float = 30.0
     retry_base: float = 0.5
     retry_cap: float = 60.0
@@ -86,6 +93,31 @@ class Shared(msgspec.Struct, frozen=True):
     settings: SessionSettings
 
 
+class Exams:
+    """How many suspects of each bundle are being examined, and the end of that."""
+
+    def __init__(self) -> None:
+        self._running: Counter[str] = Counter()
+        self._ended = anyio.Event()
+
+    @contextmanager
+    def of(self, bundle: str) -> Iterator[None]:
+        self._running[bundle] += 1
+        try:
+            yield
+        finally:
+            self._running[bundle] -= 1
+            if not self._running[bundle]:
+                del self._running[bundle]
+                self._ended.set()
+                self._ended = anyio.Event()
+
+    async def wait_none(self, bundle: str) -> None:
+        """Ends with the last of them; every one is bounded by the deadlines of its few requests."""
+        while self._running[bundle]:
+            await self._ended.wait()
+
+
 class Overflow(FleetError):
     """More keys wait than may; the session starts anew, which looks at everything again."""
 
@@ -103,13 +135,27 @@ class Session:
         self._suspicions: dict[ObjectId, backoff.Suspicion] = {}
         self._since: dict[ObjectId, float] = {}
         self._failures: dict[Key, int] = {}
-        self._busy: set[str] = set()
+        self._passes: dict[str, Halt] = {}
+        """Bundles that are being worked on."""
+        self._exams = Exams()
         self._waiting: dict[str, set[ObjectId]] = {}
+        """Suspects of bundles that are being worked on."""
+        self._review: set[str] = set()
+        """Bundles whose open drifts are to be looked at again."""
+        self._sweep_at = 0.0
+        self._discover_at = 0.0
         self._alive_at = shared.clock.monotonic()
         self.observer = Observer(
             member.records, f"fleet-{shared.fleet}", shared.fingerprint_key, self, shared.counters, self._touch
         )
-        self.watches = Watches(client, SELECTOR, self.observer, shared.clock.monotonic, retry=settings.watch_retry)
+        self.watches = Watches(
+            client,
+            SELECTOR,
+            self.observer,
+            shared.clock.monotonic,
+            retry=settings.watch_retry,
+            observed=self._observed,
+        )
         self.observer.kinds = self.watches
         self.applier = Applier(shared.fleet, client, member.records, self.observer, self, settings.applier)
         self._reconciler = Reconciler(
@@ -138,15 +184,21 @@ class Session:
             monotonic=shared.clock.monotonic,
             jitter=shared.jitter,
         )
-        self._repair = Repair(
+        self._findings = Findings(
             member,
-            self.applier,
-            self.observer,
-            shared.metrics,
             keep=self._keep,
             wall=shared.clock.wall,
             monotonic=shared.clock.monotonic,
             new_id=shared.new_id,
+        )
+        self._repair = Repair(
+            member,
+            self.applier,
+            self.observer,
+            self._findings,
+            shared.metrics,
+            save=self._save,
+            monotonic=shared.clock.monotonic,
         )
 
     # --- life ---
@@ -170,17 +222,21 @@ class Session:
             self._member.disconnected()
 
     def assigned(self, bundle: str) -> None:
-        """The assignment of a bundle changed."""
+        """The assignment of a bundle changed, or whether it may be written: what is under way for it ends early."""
+        running = self._passes.get(bundle)
+        if running is not None:
+            running.call()
+        self._review.add(bundle)
         self._put_after(bundle)
+
+    def resume(self) -> None:
+        """Looks at every bundle, also at those that are assigned no more but still remembered."""
+        for bundle in {*self._member.standings, *self._member.inventories, *self._member.records.bundles()}:
+            self.assigned(bundle)
 
     def _put_after(self, key: Key, seconds: float = 0.0) -> None:
         if not self._queue.put_after(key, seconds):
             raise Overflow(f"{self._settings.queue} keys wait already")
-
-    def resume(self) -> None:
-        """Looks at every bundle, also at those that are assigned no more but still remembered."""
-        for bundle in {*self._member.standings, *self._member.inventories}:
-            self._put_after(bundle)
 
     def rewatch(self) -> None:
         if self.applier.catalog is not None:
@@ -193,7 +249,8 @@ class Session:
 
     def owner(self, object_id: ObjectId) -> str | None:
         """The field manager that a drift of this object is known to be of."""
-        return self._repair.owner(object_id)
+        drift = self._findings.of(object_id)
+        return drift.manager if drift is not None else None
 
     # --- what the observer tells ---
 
@@ -212,7 +269,10 @@ class Session:
             self._put_after(bundle)
 
     def clean(self, object_id: ObjectId) -> None:
-        self._repair.resolved(object_id)
+        self._findings.resolved(object_id)
+        record = self._member.records.get(object_id)
+        if record is not None:
+            self._member.report(record.bundle)
 
     def holds(self, bundle: str, manifest: Manifest) -> bool:
         standing = self._member.standings.get(bundle)
@@ -232,20 +292,32 @@ class Session:
                 self._queue.done(key)
 
     async def _bundle(self, bundle: str) -> None:
-        self._busy.add(bundle)
+        halt = self._passes[bundle] = Halt()
         try:
-            await self._guard(bundle, self._deployer.work(bundle))
+            await self._exams.wait_none(bundle)
+            await self._guard(bundle, self._deployer.work(bundle, halt))
         finally:
-            self._busy.discard(bundle)
-            for object_id in self._waiting.pop(bundle, ()):
+            del self._passes[bundle]
+            suspects = self._waiting.pop(bundle, set())
+            if bundle in self._review:
+                self._review.discard(bundle)
+                suspects.update(self._findings.open_of(bundle))
+            for object_id in suspects:
                 self._put_after(object_id)
 
     async def _object(self, object_id: ObjectId) -> None:
         record = self._member.records.get(object_id)
-        if record is not None and record.bundle in self._busy:
-            self._waiting.setdefault(record.bundle, set()).add(object_id)
+        standing = self._member.standings.get(record.bundle) if record is not None else None
+        if record is None or standing is None:
+            self._since.pop(object_id, None)
             return
-        await self._guard(object_id, self._examine(object_id))
+        bundle = record.bundle
+        if bundle in self._passes or standing.wanted is None:
+            # Without its content there is nothing to hold it against; the bundle's key is queued and loads it.
+            self._waiting.setdefault(bundle, set()).add(object_id)
+            return
+        with self._exams.of(bundle):
+            await self._guard(object_id, self._examine(object_id))
 
     async def _examine(self, object_id: ObjectId) -> None:
         since = self._since.pop(object_id, self._shared.clock.monotonic())
@@ -254,6 +326,15 @@ class Session:
         except FleetError:
             self._since.setdefault(object_id, since)
             raise
+        if (object_id.group, object_id.kind) == CRD:
+            await self._served_again()
+
+    async def _served_again(self) -> None:
+        """A definition was repaired: its kind may be watched from now on."""
+        await self.applier.discover(refresh=True)
+        self.rewatch()
+        for kind in self._member.records.kinds():
+            self.watches.retry(kind[0])
 
     async def _guard(self, key: Key, work: Awaitable[None]) -> None:
         """One piece of work; what fails for a known reason is tried again with backoff."""
@@ -265,6 +346,8 @@ class Session:
             attempt = self._failures[key] = self._failures.get(key, 0) + 1
             settings = self._settings
             wait = backoff.delay(attempt, self._shared.jitter(), base=settings.retry_base, cap=settings.retry_cap)
+            if isinstance(error, Rejected) and error.kind in LASTING:
+                wait = settings.retry_cap
             _log.warning("%s: %s: %s; again in %.1fs", self._member.name, key, error, wait)
             self._put_after(key, max(wait, getattr(error, "retry_after", None) or 0.0))
         else:
@@ -290,6 +373,35 @@ class Session:
             elif self._member.state is ClusterState.UNKNOWN:
                 self._member.enter(ClusterState.READY)
             self._member.report_all()
+            await self._tidy()
+
+    async def _tidy(self) -> None:
+        """What no event asks for: kinds that came to be served, and what is remembered of objects that are gone."""
+        now = self._shared.clock.monotonic()
+        if self.watches.missing and self._member.reachable and now >= self._discover_at:
+            self._discover_at = now + self._settings.watch_retry
+            with suppress(Unavailable, Rejected), anyio.move_on_after(self._settings.probe_deadline):
+                await self.applier.discover(refresh=True)
+                self.rewatch()
+        if now >= self._sweep_at:
+            self._sweep_at = now + self._settings.sweep
+            self._findings.withdraw()
+            known = self._member.records
+            for memory in (self._suspicions, self._since):
+                for object_id in [i for i in memory if known.get(i) is None]:
+                    del memory[object_id]
+            for key in [k for k in self._failures if not isinstance(k, str) and known.get(k) is None]:
+                del self._failures[key]
+
+    def _observed(self, kind: GroupKind, again: bool) -> None:
+        """A kind is observed now, for the first time or `again` after a loss: the health of its bundles counts."""
+        if again:
+            self._reconciler.doubt_inventories()
+        for bundle, standing in self._member.standings.items():
+            if standing.wanted is not None and kind in standing.wanted.kinds:
+                self._member.report(bundle)
+                if standing.phase == "applied":
+                    self._put_after(bundle)
 
     def _silent_for(self) -> float:
         return self._shared.clock.monotonic() - self._alive_at
@@ -309,5 +421,11 @@ class Session:
     def _unobserved(self, kinds: frozenset[GroupKind]) -> str | None:
         return self.watches.unobserved(kinds, self._settings.lost_after)
 
-    def _keep(self, value: Drift | Baseline) -> None:
-        self._shared.keep(self._member.name, value)
+    def _keep(self, drift: Drift) -> None:
+        self._shared.keep(self._member.name, drift)
+
+    async def _save(self, baseline: Baseline) -> None:
+        try:
+            await self._shared.keeper.put_baselines(self._member.name, (baseline,))
+        except StoreError as error:
+            _log.warning("%s: the baseline of %s is not stored: %s", self._member.name, baseline.id, error)

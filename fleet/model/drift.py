@@ -38,3 +38,5 @@ class Drift(msgspec.Struct, frozen=True):
     operation: str | None = None
     count: int = 1
     fields: tuple[FieldChange, ...] = ()
+    message: str = ""
+    """Why it could not be healed so far."""

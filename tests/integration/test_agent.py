@@ -20,7 +20,7 @@ async def test_deploys_heals_prunes_and_rests(kube_cluster: Cluster, namespace: 
     wanted = manifests(
         config_map(namespace, "a", colour="red"), config_map(namespace, "b", x="1"), deployment(namespace, "web")
     )
-    async with agentry.running(tmp_path / "data", "qa", kube_cluster.kubeconfig) as rig:
+    async with agentry.running(tmp_path / "data", kube_cluster.kubeconfig) as rig:
         await rig.assign(wanted, 1, prune=True)
         report = await rig.healthy(1)
         assert report.outcome is not None
@@ -49,11 +49,11 @@ async def test_deploys_heals_prunes_and_rests(kube_cluster: Cluster, namespace: 
 
 async def test_a_restart_writes_nothing(kube_cluster: Cluster, namespace: str, tmp_path: Path) -> None:
     wanted = manifests(config_map(namespace, "a", colour="red"), deployment(namespace, "web"))
-    async with agentry.running(tmp_path / "data", "qa", kube_cluster.kubeconfig) as rig:
+    async with agentry.running(tmp_path / "data", kube_cluster.kubeconfig) as rig:
         await rig.assign(wanted, 1)
         await rig.healthy(1)
     mark = await anyio.to_thread.run_sync(kube_cluster.audit.mark)
-    async with agentry.running(tmp_path / "data", "qa", kube_cluster.kubeconfig) as rig:
+    async with agentry.running(tmp_path / "data", kube_cluster.kubeconfig) as rig:
         await rig.assign(wanted, 1)
         await rig.healthy(1)
         assert rig.counts.suspect == 0
@@ -62,7 +62,7 @@ async def test_a_restart_writes_nothing(kube_cluster: Cluster, namespace: str, t
 
 
 async def test_a_bad_image_never_becomes_healthy(kube_cluster: Cluster, namespace: str, tmp_path: Path) -> None:
-    async with agentry.running(tmp_path / "data", "qa", kube_cluster.kubeconfig) as rig:
+    async with agentry.running(tmp_path / "data", kube_cluster.kubeconfig) as rig:
         await rig.assign(manifests(deployment(namespace, "web", image="nginx:does-not-exist")), 1)
         report = await rig.wait(lambda r: r.phase == "applied" and r.health is not Health.UNKNOWN)
         assert report.health is Health.PROGRESSING
