@@ -6,7 +6,7 @@ say, so both are refused. A bundle that is refused stays at its content in force
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 
 import msgspec
@@ -33,18 +33,12 @@ class Conflict(msgspec.Struct, frozen=True):
 
 def conflicts(contents: Mapping[str, Contents], members: Members) -> tuple[Conflict, ...]:
     """Every pair of bundles that claim the same objects somewhere, in the order of their names."""
-    shared: dict[tuple[str, str, frozenset[ObjectId]], set[str]] = {}
-    compared: dict[tuple[str, str], frozenset[ObjectId]] = {}
-    for cluster, digests in _by_cluster(contents).items():
-        for (first, one), (second, two) in combinations(sorted(digests.items()), 2):
-            # Most clusters have the same pairs of contents: each pair is compared once.
-            pair = (one, two) if one < two else (two, one)
-            if pair not in compared:
-                compared[pair] = members[one] & members[two]
-            if compared[pair]:
-                shared.setdefault((first, second, compared[pair]), set()).add(cluster)
-    found = (Conflict(first, second, objects, tuple(sorted(on))) for (first, second, objects), on in shared.items())
-    return tuple(sorted(found, key=lambda conflict: (conflict.first, conflict.second, conflict.clusters)))
+    found = (
+        Conflict(first, second, objects, tuple(sorted(clusters)))
+        for combination, clusters in _alike(contents).items()
+        for (first, second), objects in _shared(combination, members).items()
+    )
+    return tuple(sorted(_joined(found), key=lambda conflict: (conflict.first, conflict.second, conflict.clusters)))
 
 
 def refused(wanted: Mapping[str, Contents], in_force: Mapping[str, Contents], members: Members) -> dict[str, str]:
@@ -68,12 +62,37 @@ def refused(wanted: Mapping[str, Contents], in_force: Mapping[str, Contents], me
             contents[bundle] = in_force.get(bundle, {})
 
 
-def _by_cluster(contents: Mapping[str, Contents]) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
-    for bundle, digests in contents.items():
-        for cluster, digest in digests.items():
-            found.setdefault(cluster, {})[bundle] = digest
+def _alike(contents: Mapping[str, Contents]) -> dict[tuple[tuple[str, str], ...], list[str]]:
+    """Clusters by what all bundles are there, as (bundle, digest) pairs; most clusters are like many others."""
+    by_cluster: dict[str, list[tuple[str, str]]] = {}
+    for bundle in sorted(contents):
+        for cluster, digest in contents[bundle].items():
+            by_cluster.setdefault(cluster, []).append((bundle, digest))
+    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for cluster, pairs in by_cluster.items():
+        found.setdefault(tuple(pairs), []).append(cluster)
     return found
+
+
+def _shared(combination: tuple[tuple[str, str], ...], members: Members) -> dict[tuple[str, str], frozenset[ObjectId]]:
+    """What pairs of bundles have in common on a cluster; linear in the number of objects."""
+    holders: dict[ObjectId, list[str]] = {}
+    for bundle, digest in combination:
+        for member in members[digest]:
+            holders.setdefault(member, []).append(bundle)
+    found: dict[tuple[str, str], set[ObjectId]] = {}
+    for member, bundles in holders.items():
+        for pair in combinations(bundles, 2) if len(bundles) > 1 else ():
+            found.setdefault(pair, set()).add(member)
+    return {pair: frozenset(objects) for pair, objects in found.items()}
+
+
+def _joined(conflicts: Iterable[Conflict]) -> Iterable[Conflict]:
+    """The same objects of the same bundles, told once for all clusters."""
+    clusters: dict[tuple[str, str, frozenset[ObjectId]], set[str]] = {}
+    for conflict in conflicts:
+        clusters.setdefault((conflict.first, conflict.second, conflict.objects), set()).update(conflict.clusters)
+    return [Conflict(first, second, objects, tuple(sorted(on))) for (first, second, objects), on in clusters.items()]
 
 
 def _losers(

@@ -201,10 +201,14 @@ class Drafting:
 
     def _yielding(self) -> set[tuple[str, str]]:
         """Where a bundle leaves the Namespace it would create to another one that describes it."""
+        if not self._bare:
+            return set()
+        digests = {digest for draft in self.drafts.values() for digest in draft.digests.values()}
+        namespaces = {digest: _namespaces(self._renders.members[digest]) for digest in digests}
         described: dict[tuple[str, ObjectId], set[str]] = {}
         for name, draft in self.drafts.items():
             for cluster, digest in draft.digests.items():
-                for member in _namespaces(self._renders.members[digest]):
+                for member in namespaces[digest]:
                     described.setdefault((cluster, member), set()).add(name)
         return {
             (name, cluster)

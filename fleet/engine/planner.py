@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from hashlib import sha256
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from fleet.core import claims, targets
@@ -68,7 +69,9 @@ class Planner:
             drafting = Drafting(fleet, inputs, self._renders, self._now)
             await drafting.run()
             wanted = {name: draft.digests for name, draft in drafting.drafts.items()}
-            errors = drafting.errors | claims.refused(wanted, self._in_force, self._renders.members)
+            # Hundreds of bundles on hundreds of clusters take a moment, which the event loop must not wait for.
+            refused = await anyio.to_thread.run_sync(claims.refused, wanted, self._in_force, self._renders.members)
+            errors = drafting.errors | refused
             planned = []
             for bundle in fleet.bundles:
                 if bundle.name in errors:

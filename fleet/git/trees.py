@@ -49,7 +49,10 @@ class Exports:
         target = self._folder / key
         async with self._sweeping:
             if not self._swept:
-                await anyio.to_thread.run_sync(_clear, self._folder)
+                try:
+                    await anyio.to_thread.run_sync(_clear, self._folder)
+                except OSError as error:
+                    raise LocalDisk(f"cannot write exports: {error.strerror or error}") from error
                 self._swept = True
         lock = self._writing.setdefault(key, anyio.Lock())
         try:
@@ -62,9 +65,9 @@ class Exports:
         return target
 
     async def _export(self, commits: Commits, sha: str, paths: Sequence[str], target: Path) -> None:
-        await anyio.to_thread.run_sync(_collect, self._folder)
         unfinished = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
         try:
+            await anyio.to_thread.run_sync(_collect, self._folder)
             await commits.export(sha, paths, unfinished)
             await anyio.to_thread.run_sync(os.rename, unfinished, target)
         except OSError as error:

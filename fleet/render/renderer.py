@@ -142,11 +142,18 @@ class Renderer:
         if cluster is None:
             output = await self._kustomize(Path(part.root), path)
         else:
-            with tempfile.TemporaryDirectory(prefix="fleet-render-") as folder:
-                copy = Path(folder) / "source"
-                await self._thread(_expand_copy, part, cluster, copy)
-                output = await self._kustomize(copy, path)
+            output = await self._build_copy(part, path, cluster)
         return await self._thread(documents.parse, output, f"the build of {path or '.'}")
+
+    async def _build_copy(self, part: Part, path: str, cluster: Cluster) -> bytes:
+        """Builds a copy in which the templates are expanded for a cluster."""
+        folder = await self._thread(_private_folder)
+        try:
+            await self._thread(_expand_copy, part, cluster, folder)
+            return await self._kustomize(folder, path)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._thread(_remove, folder)
 
     async def _kustomize(self, root: Path, path: str) -> bytes:
         async with self._builds:
@@ -208,6 +215,17 @@ def _reads(part: Part) -> frozenset[templates.Chain]:
     for file in _templated(part):
         chains |= templates.reads(_text(file, root), str(file.relative_to(root)))
     return frozenset(chains)
+
+
+def _private_folder() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="fleet-render-"))
+    except OSError as error:
+        raise NotRun(f"cannot expand templates: {error.strerror or error}") from error
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _expand_copy(part: Part, cluster: Cluster, into: Path) -> None:

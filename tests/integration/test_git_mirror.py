@@ -106,7 +106,7 @@ async def test_a_deleted_branch_is_named(repository: WorkingRepository, mirrors:
     assert await found.read(sha, "a", 10) == b"1"
 
 
-@pytest.mark.parametrize("ref", ["--upload-pack=touch /tmp/x", "-h", "a..b", "a b", "", "x\ny", "a:b", "^main", "m*"])
+@pytest.mark.parametrize("ref", ["--upload-pack=touch x", "-h", "a..b", "a b", "", "x\ny", "a:b", "^main", "m*"])
 async def test_a_ref_cannot_be_an_option_or_a_pattern(mirrors: mirror.GitMirrors, ref: str) -> None:
     with pytest.raises(failures.NoRef):
         mirrors.mirror(GitSource(name="apps", url="/nowhere", ref=ref), None)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet import settings
 from fleet.errors import SourceError
 from fleet.git import credentials, export, failures, transport
 from fleet.git.credentials import Credentials
@@ -178,3 +179,10 @@ def test_a_confined_path_never_leads_out(path: str) -> None:
     assert not clean.startswith("/")
     assert ".." not in clean.split("/")
     assert "\n" not in clean
+
+
+def test_the_operators_bounds_are_taken_over() -> None:
+    chosen = settings.GitSettings(resolve_timeout=1.0, fetch_timeout=2.0, local_timeout=3.0, export_limit=4096)
+    bounds = transport.of(chosen)
+    assert (bounds.resolve_deadline, bounds.fetch_deadline, bounds.local_deadline) == (1.0, 2.0, 3.0)
+    assert bounds.max_export == 4096
