@@ -32,14 +32,15 @@ from fleet.engine.eventlog import EventLog
 from fleet.engine.planner import Planner
 from fleet.engine.ports import Connector
 from fleet.engine.service import Parts, Service
-from fleet.engine.sources import Sources
+from fleet.engine.sources import Sources, SourcesSettings
 from fleet.errors import FleetError, StoreError
+from fleet.git import transport
 from fleet.git.failures import display
 from fleet.git.mirror import GitMirrors
 from fleet.kube import bounds
 from fleet.kube.connect import KubeConnector
 from fleet.model.fleetfile import Fleet, GitSource
-from fleet.render.renderer import Renderer
+from fleet.render import renderer
 from fleet.secrets.file import FileSecrets
 from fleet.settings import Settings
 from fleet.store import Store, open_store
@@ -145,10 +146,11 @@ class _Plane:
             control.OWN, options.fleet, ref=options.ref, secret_ref=_OWN_CREDENTIALS if options.secret else None
         )
         sources = Sources(
-            GitMirrors(options.data_dir),
+            GitMirrors(options.data_dir, transport.of(settings.git)),
             secrets,
             self._log.emit,
             lambda name: self._control.changed(name),
+            settings=SourcesSettings(at_once=settings.git.concurrent_fetches),
             clock=self._clock,
             display=display,
             observe=self.metrics.source_fetch_seconds.observe,
@@ -161,7 +163,7 @@ class _Plane:
             self._log.emit,
             self._clock.wall,
         )
-        planner = Planner(Renderer(), self._contents, self._clock.wall, root=root)
+        planner = Planner(renderer.Renderer(renderer.of(settings.render)), self._contents, self._clock.wall, root=root)
         self._control = control.Control(
             control.Parts(
                 own=own,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -40,7 +42,8 @@ def _is_runner(task: asyncio.Task[object]) -> bool:
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tasks and child processes that a test starts end with it; sockets are covered by ResourceWarning as an error."""
-    asynchronous = request.node.get_closest_marker("anyio") is not None
+    marked = request.node.get_closest_marker("anyio") is not None
+    asynchronous = marked and inspect.iscoroutinefunction(request.function)
     if asynchronous:
         request.getfixturevalue("task_guard")
     before = _children()
@@ -54,7 +57,8 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 def _children() -> set[int]:
     found: set[int] = set()
     for listing in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-        found.update(int(pid) for pid in listing.read_text().split())
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            found.update(int(pid) for pid in listing.read_text().split())
     return found
 
 

@@ -23,7 +23,7 @@ from fleet.engine.eventlog import EventLog
 from fleet.engine.planner import Planned, Planner, Snapshot
 from fleet.engine.session import Shared
 from fleet.engine.sources import Sources
-from fleet.errors import FleetError
+from fleet.errors import FleetError, Unavailable
 from fleet.model.events import Event
 from fleet.model.fleetfile import Fleet, GitSource
 from fleet.model.rollout import ReleaseReady
@@ -111,8 +111,12 @@ class Control:
         if in_force is None:
             return
         snapshots = parts.sources.snapshots() | await self._own(in_force.revision, own)
+        again = False
         for planned in await parts.planner.plan(in_force.fleet, snapshots):
             await self._take(planned)
+            again = again or planned.transient
+        if again:
+            raise Unavailable("a bundle could not be rendered for a reason that may pass")
 
     async def _own(self, revision: str, newest: Snapshot | None) -> dict[str, Snapshot]:
         """The repository of fleet.yaml at the commit in force: a commit with an invalid fleet.yaml is refused whole."""
@@ -121,6 +125,7 @@ class Control:
         if newest.revision == revision:
             return {OWN: newest}
         mirror = self._parts.sources.mirror(OWN)
+        await mirror.fetch(revision)
         return {OWN: Snapshot(revision, mirror.tree(revision), await mirror.info(revision))}
 
     async def _take(self, planned: Planned) -> None:
@@ -134,7 +139,12 @@ class Control:
             return
         span = {"name": "render", "start": planned.started, "end": planned.ended}
         self._say("release.rendered", planned.bundle, {"release": planned.release.id, "spans": [span]})
-        await self._parts.conductor.submit(ReleaseReady(planned.release, planned.plan))
+        try:
+            await self._parts.conductor.submit(ReleaseReady(planned.release, planned.plan))
+        except FleetError:
+            # Offered again by the next planning, as nobody else would.
+            self._parts.planner.retract(planned.bundle)
+            raise
 
     async def _put_in_force(self, accepted: InForce) -> None:
         parts, fleet = self._parts, accepted.fleet
