@@ -44,7 +44,10 @@ def rollouts(data: Json) -> Sequence[RenderableType]:
 def rollout(data: Json) -> Sequence[RenderableType]:
     parts = [
         line(
-            (data["id"], "bold"), data["state"], f"since {ago(data['createdAt'])}", "(paused)" if data["paused"] else ""
+            (data["id"], "bold"),
+            data["state"],
+            f"begun {ago(data['createdAt'])} ago",
+            "(paused)" if data["paused"] else "",
         ),
         line("  release", data["release"]),
         line("  commit ", _commits(data["revisions"]), data["message"]),
