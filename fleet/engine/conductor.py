@@ -139,11 +139,17 @@ class Conductor:
         await self._wait(answer, f"release {ready.release.id} is not decided about yet")
 
     def report(self, report: MemberReport) -> None:
-        """What an agent sees; never waits. A report with an empty bundle tells only whether its cluster is there."""
+        """What an agent sees; never waits. A report with an empty bundle tells only whether its cluster is there.
+
+        An agent that has not connected yet in this process knows nothing against its cluster, so that what it says of
+        a bundle counts only after it has said so of the cluster, or has reached it.
+        """
         if not report.bundle:
             self._reachable[report.cluster] = report.reachable
             for bundle in self._bundles.values():
                 bundle.inbox.hear(reports_of([(report.cluster, report.reachable)], bundle.state))
+        elif not report.reachable and report.cluster not in self._reachable:
+            return
         elif (found := self._bundles.get(report.bundle)) is not None:
             found.inbox.hear({report.cluster: report})
         self._ring()
@@ -166,9 +172,12 @@ class Conductor:
         return answer.rollout
 
     def state(self, bundle: str) -> BundleState | None:
-        """What is decided and seen about a bundle; None when there never was such a bundle."""
+        """What is decided and seen about a bundle, with its clocks as of now; None when there never was such a one."""
         found = self._bundles.get(bundle)
-        return None if found is None else found.state
+        if found is None:
+            return None
+        elapsed = found.elapsed(self._clock.monotonic())
+        return engine.aged(found.state, elapsed) if found.state.active is not None and elapsed > 0 else found.state
 
     # --- the actor ---------------------------------------------------------------------------------------------------
 

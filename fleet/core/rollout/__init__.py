@@ -9,6 +9,6 @@ from fleet.core.rollout.draft import assignment
 from fleet.core.rollout.explain import Explanation, explain, explain_cluster
 from fleet.core.rollout.lifecycle import trace_id
 from fleet.core.rollout.rollback import principal
-from fleet.core.rollout.step import fold, step
+from fleet.core.rollout.step import aged, fold, step
 
-__all__ = ["Explanation", "assignment", "explain", "explain_cluster", "fold", "principal", "step", "trace_id"]
+__all__ = ["Explanation", "aged", "assignment", "explain", "explain_cluster", "fold", "principal", "step", "trace_id"]

@@ -92,8 +92,8 @@ def wake_after(draft: Draft) -> float | None:
     if rollout is None:
         return None
     index = wave.current(rollout)
-    due = [] if index is None else list(_due(draft, rollout, rollout.waves[index]))
-    return max(0.0, min(due)) if due else None
+    soonest = None if index is None else min(_due(draft, rollout, rollout.waves[index]), default=None)
+    return None if soonest is None else max(0.0, soonest)
 
 
 def _due(draft: Draft, rollout: Rollout, run: WaveRun) -> Iterator[float]:
@@ -107,9 +107,7 @@ def _due(draft: Draft, rollout: Rollout, run: WaveRun) -> Iterator[float]:
     if run.state in (WaveState.BAKING, WaveState.VERIFYING):
         yield from _baking(draft, run)
         return
-    for one in run.members:
-        if member.in_flight(one):
-            yield from _flying(draft, run, one)
+    yield from (_lands(draft, run, one) for one in run.members if member.in_flight(one))
 
 
 def _silent(draft: Draft, one: Member) -> bool:
@@ -121,17 +119,18 @@ def _silent(draft: Draft, one: Member) -> bool:
     return False
 
 
-def _flying(draft: Draft, run: WaveRun, one: Member) -> Iterator[float]:
+def _lands(draft: Draft, run: WaveRun, one: Member) -> float:
+    """Seconds until the clock that runs for a cluster in flight runs out."""
     report, policy = draft.reports.get(one.cluster), run.plan.health
     if one.state is MemberState.ROLLING_BACK:
-        yield rollback.DEADLINE - one.applying
-    elif one.state in _APPLYING:
-        if report is not None or draft.listening >= GRACE:
-            yield policy.progress_deadline - one.applying
-    elif sight(report, one.seq, one.digest, draft.listening) is Sight.HEALTHY:
-        yield policy.stable_for - one.soaked
-    else:
-        yield policy.progress_deadline - one.verifying
+        return rollback.DEADLINE - one.applying
+    if one.state in _APPLYING:
+        # It stands still while the cluster is unheard of; the end of the grace period starts it.
+        unheard = report is None and draft.listening < GRACE
+        return policy.progress_deadline - one.applying + (GRACE - draft.listening if unheard else 0.0)
+    if sight(report, one.seq, one.digest, draft.listening) is Sight.HEALTHY:
+        return policy.stable_for - one.soaked
+    return policy.progress_deadline - one.verifying
 
 
 def _baking(draft: Draft, run: WaveRun) -> Iterator[float]:

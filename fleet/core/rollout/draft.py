@@ -61,6 +61,8 @@ class Draft:
         self.warning: str | None = None
         self.moves = 0
         """Grows with every change that must be stored."""
+        self.turns = 0
+        """Grows with every transition of a rollout or a wave, after which others may be due."""
         self._touched: set[str] = set()
         self._deploys: list[Deploy] = []
         self._events: list[Event] = []
@@ -104,12 +106,14 @@ class Draft:
 
     def move(self, rollout: Rollout, to: RolloutState, reason: str = "", actor: str = "system") -> Rollout:
         """Changes the state of a rollout and tells it; the caller puts the result where it belongs."""
+        self.turns += 1
         data = {"from": rollout.state, "to": to} | ({"reason": reason} if reason else {})
         self.say("rollout.state", rollout=rollout.id, actor=actor, release=rollout.release.id, **data)
         return replace(rollout, state=to, reason=reason or rollout.reason)
 
     def move_wave(self, index: int, to: WaveState, reason: str = "", **changes: Any) -> WaveRun:
         """Changes the state of a wave of the active rollout, with other fields of it."""
+        self.turns += 1
         rollout = self.running
         wave = rollout.waves[index]
         data = {"from": wave.state, "to": to} | ({"reason": reason} if reason else {})
@@ -147,6 +151,7 @@ class Draft:
 
     def store_ended(self, rollout: Rollout) -> None:
         self.moves += 1
+        self.turns += 1
         self._touched.add(rollout.id)
         self._ended[rollout.id] = rollout
 

@@ -12,9 +12,6 @@ from fleet.model.cluster import Health, MemberReport
 GRACE = 75.0
 """Seconds that a process waits for a first report before silence means lost; as long as a watch may be silent."""
 
-# A CronJob that is suspended, or a Deployment that is paused, is so by its manifest: what was released is in place.
-_IN_PLACE = (Health.HEALTHY, Health.SUSPENDED)
-
 
 class Sight(Enum):
     """What is known of a cluster's health with the content of one intent."""
@@ -27,17 +24,26 @@ class Sight(Enum):
     """This process has not been told yet; neither good nor bad."""
 
 
+# Looked at for every cluster in every decision, and an attribute of an Enum costs as much as the rest of the look.
+_HEALTHY, _UNHEALTHY, _LOST, _UNSEEN = Sight.HEALTHY, Sight.UNHEALTHY, Sight.LOST, Sight.UNSEEN
+# A CronJob that is suspended, or a Deployment that is paused, is so by its manifest: what was released is in place.
+_CURRENT, _SUSPENDED = Health.HEALTHY, Health.SUSPENDED
+
+
 def sight(report: MemberReport | None, seq: int, digest: str | None, listening: float) -> Sight:
     """`listening`: seconds that this process has been waiting for reports."""
     if report is None:
-        return Sight.UNSEEN if listening < GRACE else Sight.LOST
+        return _UNSEEN if listening < GRACE else _LOST
     if not report.reachable:
-        return Sight.LOST
+        return _LOST
     if report.seq != seq or report.digest != digest:
-        return Sight.UNSEEN if listening < GRACE else Sight.LOST
-    if report.phase == "applied" and report.health in _IN_PLACE:
-        return Sight.HEALTHY
-    return Sight.UNHEALTHY
+        return _UNSEEN if listening < GRACE else _LOST
+    if report.phase == "applied" and (report.health is _CURRENT or report.health is _SUSPENDED):
+        return _HEALTHY
+    if listening < GRACE and (report.health is Health.UNKNOWN or report.phase == "applying"):
+        # The agent of a process that has just started looks first: what was seen before counts until it has.
+        return _UNSEEN if report.phase in ("idle", "applying", "applied") else _UNHEALTHY
+    return _UNHEALTHY
 
 
 def concerns(report: MemberReport | None, seq: int, digest: str | None) -> MemberReport | None:

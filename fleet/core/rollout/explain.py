@@ -120,7 +120,8 @@ def _blocked(blocked: BlockedBy, run: WaveRun | None, now: float) -> str:
         limit = age(wave.BLOCKED_TIMEOUT)
         return f"cluster {blocked.name} can not be reached {since}; after {limit} the rollout halts: `{blocked.next}`"
     if blocked.kind == "paused":
-        return f"{blocked.name} is paused {since}: {blocked.next}"
+        command = blocked.next.startswith("fleet ")
+        return f"{blocked.name} is paused {since}: " + (f"`{blocked.next}`" if command else blocked.next)
     return f"it waits for {blocked.kind} {blocked.name} {since}: `{blocked.next}`"
 
 

@@ -67,6 +67,13 @@ def fold(state: BundleState, reports: Iterable[MemberReport], now: Now) -> Step:
     return _decide(draft)
 
 
+def aged(state: BundleState, elapsed: float) -> BundleState:
+    """The state with its clocks run on by `elapsed` seconds, for people to look at; nothing is decided."""
+    draft = Draft(state, Now(0.0, elapsed))
+    clocks.advance(draft)
+    return draft.finish(None).state
+
+
 def _report(draft: Draft, reports: Iterable[MemberReport]) -> None:
     draft.reports = {**draft.reports, **{report.cluster: report for report in reports}}
 
@@ -95,9 +102,10 @@ def _refusal(state: BundleState, event: Commanded, now: Now, why: str) -> Step:
 def _decide(draft: Draft) -> Step:
     limit = _SPARE + sum(8 for r in (draft.active, draft.waiting) if r is not None for _ in r.waves)
     for _ in range(limit):
-        before = draft.moves
+        # What happens to clusters within one wave is settled in one go; only a turn of the wave can make more due.
+        before = draft.turns
         _move(draft)
-        if draft.moves == before:
+        if draft.turns == before:
             break
     else:
         raise AssertionError(f"{draft.bundle}: the rules of a rollout contradict each other")

@@ -143,22 +143,17 @@ def _roll(draft: Draft, index: int) -> None:
 def observe(draft: Draft, index: int) -> None:
     """Moves every cluster that holds a slot as far as the reports prove."""
     wave = draft.running.waves[index]
-    members: list[Member] | None = None
-    for i, one in enumerate(wave.members):
-        if not member.in_flight(one):
-            continue
-        after = refenced(draft, wave, follow(draft, wave, one), "forward")
-        if after is not one:
-            members = list(wave.members) if members is None else members
-            members[i] = after
-    if members is not None:
-        draft.put_wave(index, replace(wave, members=tuple(members)))
+    members = list(wave.members)
+    for i, one in enumerate(members):
+        if member.in_flight(one):
+            members[i] = refenced(draft, wave, follow(draft, wave, one), "forward")
+    draft.put_wave(index, replace(wave, members=tuple(members)))
 
 
 def follow(draft: Draft, wave: WaveRun, one: Member) -> Member:
-    report, policy = draft.reports.get(one.cluster), wave.plan.health
+    report, policy, listening, wall = draft.reports.get(one.cluster), wave.plan.health, draft.listening, draft.now.wall
     while True:
-        after = member.advance(one, report, policy, draft.listening, draft.now.wall)
+        after = member.advance(one, report, policy, listening, wall)
         if after is one:
             return one
         if after.state is not one.state:
@@ -168,14 +163,11 @@ def follow(draft: Draft, wave: WaveRun, one: Member) -> Member:
 
 def refenced(draft: Draft, wave: WaveRun, one: Member, purpose: Purpose) -> Member:
     """The same intent with a higher number, where the cluster holds a higher one than ours (a restored database)."""
-    report, recorded = draft.reports.get(one.cluster), draft.record(one.cluster).recorded
-    if (
-        not member.in_flight(one)
-        or recorded is None
-        or report is None
-        or report.seq != one.seq
-        or report.fence < one.seq
-    ):
+    report = draft.reports.get(one.cluster)
+    if report is None or report.fence < one.seq or report.seq != one.seq or not member.in_flight(one):
+        return one
+    recorded = draft.record(one.cluster).recorded
+    if recorded is None:
         return one
     seq = draft.deploy(one.cluster, recorded, purpose, draft.running.id, wave.plan.name)
     return replace(one, seq=seq, attempts=one.attempts + 1)

@@ -73,12 +73,18 @@ class SimulatedCluster:
 
     def report(self) -> MemberReport:
         assigned = self.assigned
-        if not self.reachable:
-            return MemberReport(cluster=self.name, bundle="shop", reachable=False)
-        if assigned is None:
-            return MemberReport(cluster=self.name, bundle="shop", reachable=True)
+        if assigned is None or not self.reachable:
+            return MemberReport(
+                cluster=self.name, bundle="shop", reachable=self.reachable, drift_restarts=self.restarts
+            )
         told = MemberReport(
-            cluster=self.name, bundle="shop", reachable=True, seq=assigned.seq, digest=assigned.digest, phase="applying"
+            cluster=self.name,
+            bundle="shop",
+            reachable=True,
+            seq=assigned.seq,
+            digest=assigned.digest,
+            phase="applying",
+            drift_restarts=self.restarts,
         )
         if assigned.seq <= self.fence:
             return msgspec.structs.replace(told, phase="errored", message="fenced", fence=self.fence)
@@ -119,6 +125,8 @@ class World:
         self.paused: set[str] = set()
         self.suspended = False
         self.check = check
+        self.consumed = 0.0
+        """Seconds that the decision which is being checked added to the clocks."""
         self.facts()
 
     # --- deciding ----------------------------------------------------------------------------------------------------
@@ -130,6 +138,7 @@ class World:
         return step
 
     def _take(self, before: BundleState, event: RolloutEvent | None, step: Step) -> None:
+        self.consumed = self.elapsed
         if step.refused is None:
             self.elapsed = 0.0
             self.wake = step.wake_after

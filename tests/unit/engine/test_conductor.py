@@ -210,6 +210,26 @@ async def test_clusters_without_an_assignment_are_known_by_their_agents() -> Non
     assert rollout.waves[0].members[0].reason == "unreachable"
 
 
+async def test_a_cluster_that_is_only_being_connected_is_not_unreachable() -> None:
+    """After a start no agent is connected at first: no pending cluster is skipped, no soak begins again for it."""
+    plant = Plant()
+    await plant.push("one")
+    plant.conductor = plant._new()
+    plant.assignments.subscribe(lambda cluster: None)
+    await plant.conductor.restore()
+    async with anyio.create_task_group() as group:
+        group.start_soon(plant.conductor.run)
+        plant.conductor.report(MemberReport(cluster="qa1", bundle="shop", reachable=False))
+        await plant.clock.settle()
+        assert plant.conductor.state("shop") == plant.store.states["shop"]
+        plant.conductor.report(MemberReport(cluster="qa1", bundle="", reachable=False))
+        await plant.clock.settle()
+        state = plant.conductor.state("shop")
+        assert state is not None
+        assert not state.reports["qa1"].reachable
+        group.cancel_scope.cancel()
+
+
 async def test_a_cluster_that_leaves_is_cleaned_where_fleet_yaml_says_so() -> None:
     plant = Plant(gates=())
     await plant.push("one")
