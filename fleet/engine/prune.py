@@ -103,8 +103,11 @@ class Pruner:
     def _resource(self, entry: InventoryEntry) -> Resource:
         catalog = self._catalog()
         resource = catalog.find(GroupKind(entry.id.group, entry.id.kind))
-        if resource is not None:
+        if resource is not None and resource.namespaced == bool(entry.id.namespace):
             return resource
+        if resource is not None:
+            # Noted before its kind was served, when only the namespace it was written with was known.
+            raise NotFound(f"{entry.id}: no object of this kind can be there")
         if catalog.unknown(entry.id.group):
             raise Unavailable(f"discovery of the API group {entry.id.group} fails, so its objects are unknown")
         # A kind that is not served has no objects: its CRD is gone, and took them along.

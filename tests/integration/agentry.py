@@ -226,8 +226,10 @@ class Rig:
     async def healthy(
         self, seq: int, seconds: float = 30.0, *, bundle: str = BUNDLE, cluster: str | None = None
     ) -> MemberReport:
+        """Once everything is as wanted, be it suspended, too."""
+        good = (Health.HEALTHY, Health.SUSPENDED)
         return await self.wait(
-            lambda r: r.reachable and r.seq == seq and r.phase == "applied" and r.health is Health.HEALTHY,
+            lambda r: r.reachable and r.seq == seq and r.phase == "applied" and r.health in good,
             seconds,
             bundle=bundle,
             cluster=cluster,
