@@ -136,7 +136,6 @@ class Deployer:
         self._rewatch()
         if result.begun:
             self._applied(result.phase, self._monotonic() - begun_at)
-            self._say_finished(standing, result)
         self._conclude(standing, result)
 
     def _is_of(self, standing: Standing, assignment: Assignment) -> bool:
@@ -153,22 +152,6 @@ class Deployer:
         settings = self._settings
         wait = backoff.delay(standing.attempts, self._jitter(), base=settings.retry_base, cap=settings.retry_cap)
         self._again(standing.assignment.bundle, max(wait, at_least or 0.0))
-
-    def _say_finished(self, standing: Standing, result: Result) -> None:
-        """One entry for each other end of a pass; trying again with the same end is no news."""
-        if (result.phase, result.message) == (standing.told_phase, standing.told_message):
-            return
-        standing.told_phase, standing.told_message = result.phase, result.message
-        self._member.say(
-            "apply.finished",
-            standing.assignment.bundle,
-            seq=standing.assignment.seq,
-            purpose=standing.assignment.purpose,
-            result=result.phase,
-            attempt=standing.attempts,
-            objects=msgspec.structs.replace(result.outcome, failed=result.outcome.failed[:TOLD]),
-            message=result.message,
-        )
 
     async def _drop_stale(self, bundle: str, wanted: Wanted) -> None:
         """What the bundle no longer wants is no longer compared; it stays in the inventory until it is pruned."""

@@ -49,9 +49,6 @@ class Standing:
         self.repairs = 0
         """Repairs of drift since the apply."""
         self.reported: MemberReport | None = None
-        self.told_phase = ""
-        self.told_message = ""
-        """The last end of a pass that the event log was told of."""
         self.blocked: tuple[str, ...] = ()
         """Why the last prune left something, as it was told."""
 
@@ -66,7 +63,6 @@ class Standing:
         if (assignment.seq, assignment.digest) != (self.assignment.seq, self.assignment.digest):
             self.wanted, self.phase, self.outcome, self.message = None, "idle", None, ""
             self.fence, self.attempts, self.settled, self.repairs, self.blocked = 0, 0, False, 0, ()
-            self.told_phase = self.told_message = ""
         self.assignment = assignment
 
 
@@ -162,9 +158,12 @@ class Member:
         return Sync.SYNCED if standing.phase == "applied" and not drifted else Sync.OUT_OF_SYNC
 
     def report(self, bundle: str) -> None:
-        """Tells the conductor where a bundle stands, if that is news."""
+        """Tells the conductor where a bundle stands, if that is news.
+
+        Before the first connection succeeded or failed nothing is known, which is not the same as unreachable.
+        """
         standing = self.standings.get(bundle)
-        if standing is None:
+        if standing is None or self.state is ClusterState.CONNECTING:
             return
         health, reason = self.health(standing)
         news = MemberReport(

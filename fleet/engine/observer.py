@@ -160,7 +160,7 @@ class Observer:
         if record is None:
             return
         if live is None:
-            self._set_health(record, Health.MISSING, "does not exist")
+            self._set_health(record, Health.MISSING, f"{_named(object_id)} does not exist")
         else:
             self._assess(record, ownership.decode(live))
 
@@ -220,10 +220,10 @@ class Observer:
             case verdict.NotOurs():
                 self._counters.ignored += 1
             case verdict.Terminating():
-                self._set_health(record, Health.PROGRESSING, f"is being deleted since {judged.since}")
+                self._set_health(record, Health.PROGRESSING, f"{_named(live.id)} is being deleted since {judged.since}")
             case verdict.Gone():
                 self._suspects.pop(live.id, None)
-                self._set_health(record, Health.MISSING, "does not exist")
+                self._set_health(record, Health.MISSING, f"{_named(live.id)} does not exist")
                 self._suspect(live.id, "missing")
             case verdict.Suspect():
                 self._assess(record, body)
@@ -246,3 +246,9 @@ class Observer:
     def _set_health(self, record: Record, state: Health, reason: str) -> None:
         if self._records.set_health(record, state, reason):
             self._listener.health_changed(record.bundle)
+
+
+def _named(object_id: ObjectId) -> str:
+    """As the reasons of `core.health` begin: kind and name, without the group."""
+    place = f"{object_id.namespace}/{object_id.name}" if object_id.namespace else object_id.name
+    return f"{object_id.kind} {place}"

@@ -170,7 +170,7 @@ class Records:
         if worst in (Health.HEALTHY, Health.SUSPENDED):
             return worst, ""
         culprit = next(((i, r) for i, r in self._bundles[bundle].items() if r.health is worst), None)
-        return worst, f"{culprit[0]}: {culprit[1].reason or worst}" if culprit else ""
+        return worst, (culprit[1].reason or f"{culprit[0]} is {worst}") if culprit else ""
 
     def _enter(self, object_id: ObjectId, record: Record) -> None:
         self._bundles.setdefault(record.bundle, {})[object_id] = record

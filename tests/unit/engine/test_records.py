@@ -17,8 +17,8 @@ def test_a_bundle_is_as_healthy_as_its_worst_object() -> None:
     first, second = (records.ensure(an_id(n), "shop", "v1") for n in ("a", "b"))
     assert records.health("shop")[0] is Health.UNKNOWN
     records.set_health(first, Health.HEALTHY, "")
-    records.set_health(second, Health.PROGRESSING, "1 of 2 ready")
-    assert records.health("shop") == (Health.PROGRESSING, "ConfigMap shop/b: 1 of 2 ready")
+    records.set_health(second, Health.PROGRESSING, "b has 1 of 2")
+    assert records.health("shop") == (Health.PROGRESSING, "b has 1 of 2")
     records.set_health(second, Health.SUSPENDED, "paused")
     assert records.health("shop")[0] is Health.SUSPENDED
     assert records.health("other") == (Health.UNKNOWN, "nothing seen yet")
