@@ -20,6 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from typer.testing import CliRunner
+
+from fleet.cli.main import app
 from tests.testbed import build, ports, processes
 from tests.testbed.errors import NotReady, TestbedError
 from tests.testbed.processes import Process
@@ -27,7 +30,7 @@ from tests.testbed.processes import Process
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 """Generous: the machine may be busy with clusters."""
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 40.0
 COMMAND_SECONDS = 60.0
 POLL = 0.05
 
@@ -163,8 +166,23 @@ class Plane:
         return self.run(*arguments, "-o", "json", code=code).data
 
     def run(self, *arguments: str, code: int = 0) -> Ran:
-        """`fleet ARGUMENTS` on this machine, as its user would type it."""
-        ran = run_fleet(arguments, {"FLEET_SERVER": self.url, "FLEET_DATA_DIR": str(self.data_dir)}, self.directory)
+        """`fleet ARGUMENTS` within this process, which saves half a second each time."""
+        answer = CliRunner().invoke(app, arguments, env={**self.for_clients, **_nobody(self.directory)})
+        if answer.exception is not None and not isinstance(answer.exception, SystemExit):
+            raise answer.exception
+        return self._ended_with(code, arguments, Ran(answer.exit_code, answer.stdout, answer.stderr))
+
+    def shell(self, *arguments: str, code: int = 0) -> Ran:
+        """`python -m fleet ARGUMENTS` in a process of its own, as its user would type it."""
+        return self._ended_with(code, arguments, run_fleet(arguments, self.for_clients, self.directory))
+
+    @property
+    def for_clients(self) -> dict[str, str]:
+        """What a user exports on the machine of the control plane."""
+        return {"FLEET_SERVER": self.url, "FLEET_DATA_DIR": str(self.data_dir)}
+
+    @staticmethod
+    def _ended_with(code: int, arguments: Sequence[str], ran: Ran) -> Ran:
         if ran.code != code:
             raise AssertionError(f"fleet {' '.join(arguments)}: exit {ran.code}, not {code}\n{ran.out}{ran.err}")
         return ran
@@ -311,11 +329,11 @@ class Plane:
 def run_fleet(arguments: Sequence[str], environment: Mapping[str, str], directory: Path) -> Ran:
     """The command line in a process of its own, in `directory`, without anything from this machine's user."""
     kustomize = build.binaries("core")["kustomize"].parent
-    clean = {"PATH": f"{kustomize}:{os.environ.get('PATH', os.defpath)}", "HOME": str(directory), "LC_ALL": "C.UTF-8"}
+    found = {"PATH": f"{kustomize}:{os.environ.get('PATH', os.defpath)}", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
         [sys.executable, "-m", "fleet", *arguments],
         cwd=directory,
-        env={**clean, "PYTHONPATH": str(ROOT), "GIT_CONFIG_NOSYSTEM": "1", **environment},
+        env={**found, **_nobody(directory), **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -323,3 +341,15 @@ def run_fleet(arguments: Sequence[str], environment: Mapping[str, str], director
         check=False,
     )
     return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def _nobody(home: Path) -> dict[str, str]:
+    """Nothing of whoever runs the tests: no git identity, no kubeconfig, no width of a terminal."""
+    return {
+        "HOME": str(home),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": str(home / "gitconfig"),
+        "KUBECONFIG": str(home / "kubeconfig"),
+        "TERM": "dumb",
+        "COLUMNS": "200",
+    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -44,7 +43,7 @@ def site(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def broken(site: Site) -> Iterator[tuple[str, int]]:
+def broken(site: Site) -> tuple[str, int]:
     """One commit that is wrong in four ways; its id, and the mark in prod's audit log from before it."""
     forbid(site.qa, site.namespace("policy"))
     mark = site.prod.audit.mark()
@@ -62,7 +61,7 @@ def broken(site: Site) -> Iterator[tuple[str, int]]:
         },
         "wrong in every way",
     )
-    yield sha, mark
+    return sha, mark
 
 
 @pytest.mark.parametrize("bundle", REFUSED)

@@ -40,10 +40,9 @@ def sight(report: MemberReport | None, seq: int, digest: str | None, listening: 
         return _UNSEEN if listening < GRACE else _LOST
     if report.phase == "applied" and (report.health is _CURRENT or report.health is _SUSPENDED):
         return _HEALTHY
-    if listening < GRACE and (report.health is Health.UNKNOWN or report.phase == "applying"):
-        # The agent of a process that has just started looks first: what was seen before counts until it has.
-        return _UNSEEN if report.phase in ("idle", "applying", "applied") else _UNHEALTHY
-    return _UNHEALTHY
+    looking = report.phase in ("idle", "applying") or (report.phase == "applied" and report.health is Health.UNKNOWN)
+    # The agents of a process that has just started look first: what was seen before counts until they have.
+    return _UNSEEN if looking and listening < GRACE else _UNHEALTHY
 
 
 def concerns(report: MemberReport | None, seq: int, digest: str | None) -> MemberReport | None:

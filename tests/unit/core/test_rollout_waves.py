@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from fleet.core.rollout.evidence import GRACE
 from fleet.core.rollout.wave import BLOCKED_TIMEOUT, concurrency
@@ -466,6 +467,23 @@ def test_a_soak_goes_on_after_a_restart_where_it_stood() -> None:
     assert world.member("a").state is MemberState.SOAKING
     world.pass_time(1.0)
     assert world.member("a").state is MemberState.UPDATED
+
+
+def test_an_agent_that_has_just_started_has_not_seen_anything_ill() -> None:
+    """After a restart it looks at the bundle first, then at the objects: neither is evidence against the release."""
+    world = World(wave("qa", "a", health=HealthPolicy(stable_for=100.0, progress_deadline=300.0)))
+    world.push("one")
+    world.pass_time(60.0)
+    healthy = world.clusters["a"].report()
+    world.decide(Reported(healthy))
+    world.crash()
+    world.behave("one", "slow")
+    for phase in ("idle", "applied", "applying"):
+        world.decide(Reported(replace(healthy, phase=phase, health=Health.UNKNOWN)))
+        world.pass_time(5.0)
+        assert (world.member("a").state, world.member("a").soaked) == (MemberState.SOAKING, 60.0)
+    world.pass_time(GRACE)
+    assert world.member("a").state is MemberState.VERIFYING, "it had long enough to look"
 
 
 def test_a_cluster_that_knows_a_higher_seq_gets_a_higher_one() -> None:
