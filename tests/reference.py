@@ -125,7 +125,15 @@ _SHORT = {
     document.PRINTABLE.expected: "text",
 }
 """Kinds that stand in many cells; the page explains them once."""
+FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"<!-- (?P<name>[a-z.]+): from the code -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
+
+
+def fenced(page: Path, *languages: str) -> Iterator[str]:
+    """The code of a page in these languages, "" for what names none."""
+    for match in FENCE.finditer(page.read_text()):
+        if match["language"] in languages:
+            yield match["body"]
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:

@@ -15,10 +15,10 @@ from typer.core import TyperGroup
 from fleet.cli.main import app
 from fleet.core import fleetfile
 from tests import reference
+from tests.reference import FENCE, fenced
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:fleet|make) [^`\n]+)`")
 LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
 PLACEHOLDER = re.compile(r"^[A-Z][A-Z_-]*$|…")
@@ -27,12 +27,6 @@ PLACEHOLDER = re.compile(r"^[A-Z][A-Z_-]*$|…")
 
 def pages() -> list[str]:
     return [str(page.relative_to(ROOT)) for page in PAGES]
-
-
-def fenced(page: Path, *languages: str) -> Iterator[str]:
-    for match in FENCE.finditer(page.read_text()):
-        if match["language"] in languages:
-            yield match["body"]
 
 
 def typed(line: str) -> Iterator[list[str]]:
