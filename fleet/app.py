@@ -42,7 +42,7 @@ from fleet.kube.connect import KubeConnector
 from fleet.model.fleetfile import Fleet, GitSource
 from fleet.render import renderer
 from fleet.secrets.file import FileSecrets
-from fleet.settings import Settings
+from fleet.settings import EngineSettings, Settings
 from fleet.store import Store, open_store
 from fleet.telemetry import traces
 from fleet.telemetry.follow import TraceFollower
@@ -135,7 +135,7 @@ class _Plane:
                 connector=KubeConnector(bounds.of(settings.kube)),
                 secrets=secrets,
                 store=store,
-                settings=AgentSettings(),
+                settings=AgentSettings(reconnect_cap=min(AgentSettings().reconnect_cap, settings.engine.unknown_after)),
                 report=self._conductor.report,
                 emit=self._log.emit,
                 assignments=assignments.of,
@@ -227,10 +227,7 @@ class _Plane:
             clock=self._clock,
             jitter=random.random,
             new_id=lambda: randomness.token_hex(8),
-            settings=session.SessionSettings(
-                writes=self._settings.engine.concurrent_applies,
-                lost_after=min(session.SessionSettings().lost_after, self._settings.engine.unknown_after),
-            ),
+            settings=_session_settings(self._settings.engine),
         )
 
     def _applied(self, result: str, seconds: float) -> None:
@@ -281,6 +278,20 @@ class _Plane:
                 if rollout is not None:
                     found[bundle.name, rollout.state.value] = found.get((bundle.name, rollout.state.value), 0.0) + 1
         return found
+
+
+def _session_settings(engine: EngineSettings) -> session.SessionSettings:
+    """A silent cluster is asked for a sign of life in time before it counts as Unknown."""
+    usual = session.SessionSettings()
+    lost_after = min(usual.lost_after, engine.unknown_after)
+    return msgspec.structs.replace(
+        usual,
+        writes=engine.concurrent_applies,
+        lost_after=lost_after,
+        probe=min(usual.probe, lost_after / 2),
+        probe_deadline=min(usual.probe_deadline, lost_after / 4),
+        tick=min(usual.tick, lost_after / 8),
+    )
 
 
 class _DriftTimes:
