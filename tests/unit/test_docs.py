@@ -124,6 +124,17 @@ def test_every_table_is_in_a_page() -> None:
     assert shown == set(reference.TABLES)
 
 
+def test_every_event_type_is_documented() -> None:
+    table = set(re.findall(r"`([a-z]+\.[a-z]+)`", (ROOT / "docs/api.md").read_text().partition("## Events")[2]))
+    emitted = {
+        type
+        for file in [*ROOT.glob("fleet/core/rollout/*.py"), *ROOT.glob("fleet/engine/*.py")]
+        for type in re.findall(r'\b(?:say|Event)\(\s*(?:type=)?"([a-z]+\.[a-z]+)"', file.read_text())
+    }
+    assert emitted
+    assert emitted - table == set()
+
+
 @pytest.mark.parametrize("page", pages())
 def test_every_fleet_yaml_is_valid(page: str) -> None:
     wrong = []
