@@ -33,6 +33,9 @@ class Listener(Protocol):
     def health_changed(self, bundle: str) -> None:
         """The health of one object of the bundle is another one."""
 
+    def disowned(self, object_id: ObjectId) -> bool:
+        """An object's values are ours and its field ownership is not any more; whether to look at it for that."""
+
     def clean(self, object_id: ObjectId) -> None:
         """An object that was drifted is as we left it again."""
 
@@ -168,6 +171,20 @@ class Observer:
         """The newest state of a suspect as the watch gave it; None when it must be read (gone, stale, or taken)."""
         return self._suspects.pop(object_id, None)
 
+    def is_suspect(self, live: LiveObject) -> bool:
+        """Judges what a GET answered, as an event would be: a suspicion may be over before it is looked into."""
+        record = self._records.get(live.id)
+        if record is None:
+            return False
+        match self._verdict(record, "MODIFIED", live, ownership.decode(live)):
+            case verdict.Unchanged() as seen:
+                self._follow(live.id, record, seen)
+                return False
+            case verdict.Echo(stale=stale):
+                return stale
+            case judged:
+                return isinstance(judged, verdict.Suspect)
+
     # --- judging ---
 
     def _take(self, change: Change, live: LiveObject, *, listing: bool) -> None:
@@ -195,23 +212,14 @@ class Observer:
                 self._assess(record, ownership.decode(live))
             return
         body = ownership.decode(live)
-        judged = verdict.judge(
-            baseline,
-            live,
-            change,
-            manager=self._manager,
-            key=self._key,
-            presence_only=baseline.presence if baseline is not None else b"",
-            body=body,
-        )
-        match judged:
-            case verdict.Unchanged():
+        match self._verdict(record, change, live, body):
+            case verdict.Unchanged(ownership_lost=lost) as seen:
                 self._counters.unchanged += 1
-                if baseline is not None:
-                    record.baseline = verdict.follow(baseline, judged)
-                self._suspects.pop(live.id, None)
-                self._clean(live.id, record)
+                self._follow(live.id, record, seen)
                 self._assess(record, body)
+                if lost and self._listener.disowned(live.id):
+                    self._suspects[live.id] = live
+                    self._suspect(live.id, "disowned")
             case verdict.Echo(stale=True) if listing:
                 # Only a server that lost data lists what is older than what it answered before.
                 self._suspect(live.id, "older than what the server answered before")
@@ -219,16 +227,25 @@ class Observer:
                 self._counters.echo += 1
             case verdict.NotOurs():
                 self._counters.ignored += 1
-            case verdict.Terminating():
-                self._set_health(record, Health.PROGRESSING, f"{_named(live.id)} is being deleted since {judged.since}")
+            case verdict.Terminating(since=since):
+                self._set_health(record, Health.PROGRESSING, f"{_named(live.id)} is being deleted since {since}")
             case verdict.Gone():
                 self._suspects.pop(live.id, None)
                 self._set_health(record, Health.MISSING, f"{_named(live.id)} does not exist")
                 self._suspect(live.id, "missing")
-            case verdict.Suspect():
+            case verdict.Suspect(reason=reason):
                 self._assess(record, body)
                 self._suspects[live.id] = live
-                self._suspect(live.id, judged.reason)
+                self._suspect(live.id, reason)
+
+    def _verdict(self, record: Record, change: Change, live: LiveObject, body: dict[str, Any]) -> verdict.Verdict:
+        return verdict.judge(record.baseline, live, change, manager=self._manager, key=self._key, body=body)
+
+    def _follow(self, object_id: ObjectId, record: Record, seen: verdict.Unchanged) -> None:
+        if record.baseline is not None:
+            record.baseline = verdict.follow(record.baseline, seen)
+        self._suspects.pop(object_id, None)
+        self._clean(object_id, record)
 
     def _suspect(self, object_id: ObjectId, reason: str) -> None:
         self._counters.suspect += 1

@@ -76,7 +76,7 @@ class Repair:
         live = seen
         if live is None:
             live = await self._look(target.manifest)
-            if live is not None and _is_known(live, target.record.baseline):
+            if live is not None and not self._observer.is_suspect(live):
                 return
         if live is not None and live.meta.deletion_timestamp is not None:
             return
@@ -136,28 +136,35 @@ class Repair:
     def _refused(self, manifest: Manifest, live: LiveObject) -> Finding:
         """The server would not even take our manifest over what stands there: that is a difference by itself.
 
-        Without its answer nobody knows the defaults, so only what the manifest itself names is compared.
+        Without its answer nobody knows the defaults: compared are what the manifest names, and the items beside that.
         """
         wanted: dict[str, Any] = msgspec.json.decode(manifest.body)
         explanation = explain.explain(live, ownership.decode(live), wanted, manager=self._applier.manager)
-        finding = Finding.of("modified", explanation, live)
-        return msgspec.structs.replace(finding, fields=tuple(f for f in finding.fields if f.wanted is not None))
+        named = [change for change in explanation.fields if change.wanted is not None]
+        lists = {change.path.rpartition("[")[0] for change in named if change.path.endswith("]")}
+        beside = [c for c in explanation.fields if c.wanted is None and c.path.rpartition("[")[0] in lists]
+        writer = next((change.manager for change in (*beside, *named) if change.manager), None)
+        times = [e.time for e in live.meta.managed_fields or () if e.manager == writer and e.time]
+        return Finding("modified", (*named, *beside), live, writer, None, max(times, default=None))
 
     async def _agree(self, target: Target, live: LiveObject) -> None:
         own = ownership.entry_of(live.meta.managed_fields, self._applier.manager)
         manifest, assignment = target.manifest, target.standing.assignment
-        if own is None and self._may_reown(manifest.id, target.standing):
+        if own is None and self.may_reown(manifest.id):
+            self._member.repairs.reowned[manifest.id] = self._monotonic()
             baseline, _ = await self._applier.apply(manifest, assignment)
         else:
             baseline = self._observer.answered(manifest, assignment.bundle, live)
         await self._save(baseline)
 
-    def _may_reown(self, object_id: ObjectId, standing: Standing) -> bool:
-        now, reowned = self._monotonic(), self._member.repairs.reowned
-        if not self._member.may_write(standing) or not backoff.may_reown(reowned.get(object_id), now):
+    def may_reown(self, object_id: ObjectId) -> bool:
+        """Whether an object without drift may be applied only to own its fields again."""
+        target = self._target(object_id)
+        if target is None or not self._member.may_write(target.standing):
             return False
-        reowned[object_id] = now
-        return True
+        if target.standing.assignment.options.drift_mode != "correct":
+            return False
+        return backoff.may_reown(self._member.repairs.reowned.get(object_id), self._monotonic())
 
     # --- what is to be done? ---------------------------------------------------------------------------------------
 
@@ -213,13 +220,6 @@ class Repair:
         )
         if taken is not None:
             await self._applier.take_over(manifest, taken.patch)
-
-
-def _is_known(live: LiveObject, baseline: Baseline | None) -> bool:
-    """Whether an object is in the very state that we judged last."""
-    if baseline is None:
-        return False
-    return (live.meta.uid, live.meta.resource_version) == (baseline.uid, baseline.resource_version)
 
 
 def _differs(after: Baseline, before: Baseline | None) -> bool:

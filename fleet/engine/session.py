@@ -268,6 +268,9 @@ class Session:
         if standing is not None and standing.phase == "applied" and not standing.settled:
             self._put_after(bundle)
 
+    def disowned(self, object_id: ObjectId) -> bool:
+        return self._repair.may_reown(object_id)
+
     def clean(self, object_id: ObjectId) -> None:
         self._findings.resolved(object_id)
         record = self._member.records.get(object_id)

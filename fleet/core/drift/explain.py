@@ -48,7 +48,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
 def explain(live: LiveObject, body: Mapping[str, Any], dry_run: Mapping[str, Any], *, manager: str) -> Explanation:
     """The changes between a live object (`body` is it, decoded) and the answer to a dry-run apply (`dry_run`)."""
-    entries = [entry for entry in live.meta.managed_fields or () if entry.subresource != "status"]
+    entries = list(live.meta.managed_fields or ())
     decoded = [(entry, _decode(entry)) for entry in entries]
     field_sets = tuple(fields for _, fields in decoded)
     changes: list[FieldChange] = []
@@ -60,7 +60,7 @@ def explain(live: LiveObject, body: Mapping[str, Any], dry_run: Mapping[str, Any
         if writer is not None:
             writers.append(writer)
         changes.append(_change(live.id, difference, writer))
-    newest = max(writers, key=lambda entry: entry.time or "", default=None) or _other_version(live, entries, manager)
+    newest = max(writers, key=_weight, default=None) or _other_version(live, entries, manager)
     if newest is None:
         return Explanation(tuple(changes))
     return Explanation(tuple(changes), newest.manager, newest.operation, newest.time)
@@ -90,7 +90,8 @@ def readable(path: tuple[Step, ...]) -> str:
                 parts.append(f"[{name}]")
         elif step.startswith("k:"):
             key = orjson.loads(name)
-            parts.append("[" + ",".join(f"{field}={value}" for field, value in key.items()) + "]")
+            # A manifest may leave a key field to the server's default (protocol).
+            parts.append("[" + ",".join(f"{k}={v}" for k, v in key.items() if v is not None) + "]")
         else:
             parts.append(f"[{name}]")
     return "".join(parts)
@@ -133,7 +134,12 @@ def _writer(
     if difference.live is MISSING:
         return None
     owners = [entry for entry, fields in decoded if _owns(fields, difference.path)]
-    return max(owners, key=lambda entry: (entry.time or "", entry.manager != manager), default=None)
+    return max(owners, key=lambda entry: (*_weight(entry), entry.manager != manager), default=None)
+
+
+def _weight(entry: ManagedFields) -> tuple[bool, str]:
+    """The newer the heavier; a write of the status, which can change annotations (1.3 row 22), is the lightest."""
+    return entry.subresource != "status", entry.time or ""
 
 
 def _owns(fields: Mapping[str, Any], path: tuple[Step, ...]) -> bool:
@@ -151,7 +157,8 @@ def _owns(fields: Mapping[str, Any], path: tuple[Step, ...]) -> bool:
 def _other_version(live: LiveObject, entries: list[ManagedFields], manager: str) -> ManagedFields | None:
     """The only foreign entry at another API version, whose paths cannot be compared with ours."""
     version = live.resource.api_version
-    others = [entry for entry in entries if entry.api_version != version and entry.manager != manager]
+    foreign = [entry for entry in entries if entry.manager != manager and entry.subresource != "status"]
+    others = [entry for entry in foreign if entry.api_version != version]
     return others[0] if len(others) == 1 else None
 
 
