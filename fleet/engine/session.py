@@ -73,6 +73,10 @@ class Clock(Protocol):
     def monotonic(self) -> float: ...
 
 
+def _unclaimed(_cluster: str, _object_id: ObjectId) -> str | None:
+    return None
+
+
 class Shared(msgspec.Struct, frozen=True):
     """What all clusters' sessions share."""
 
@@ -91,6 +95,8 @@ class Shared(msgspec.Struct, frozen=True):
     """A number in [0, 1)."""
     new_id: Callable[[], str]
     settings: SessionSettings
+    claimed: Callable[[str, ObjectId], str | None] = _unclaimed
+    """The bundle whose newest planned content holds an object on a cluster, though it may not be assigned there yet."""
 
 
 class Exams:
