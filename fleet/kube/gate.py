@@ -27,6 +27,7 @@ class Gate:
         self._answers = Breaker(rates.failures, rates.pause, rates.pause_cap)
         self._credentials = Breaker(rates.refusals, rates.refusal_pause, rates.refusal_pause_cap)
         self._why = ""
+        self._recovered = anyio.Event()
 
     @property
     def answers(self) -> BreakerState:
@@ -59,12 +60,19 @@ class Gate:
 
     def answered(self) -> None:
         """An API server was heard, whatever it said."""
+        if self._answers.state != "closed":
+            self._recovered.set()
+            self._recovered = anyio.Event()
         self._answers.succeeded()
 
     def accepted(self) -> None:
         """It took our credentials, too."""
-        self._answers.succeeded()
+        self.answered()
         self._credentials.succeeded()
+
+    async def wait_recovered(self) -> None:
+        """Returns when the cluster answers after a time in which the breaker had given it up."""
+        await self._recovered.wait()
 
     def refused(self) -> None:
         self._answers.abandoned()

@@ -112,6 +112,13 @@ class Transport:
         if self._gate.answers != "closed":
             await self.request(Call("GET", "/version"), self.bounds.sizes.error)
 
+    async def rest(self, seconds: float) -> bool:
+        """Waits so long, or less when the cluster comes back meanwhile from where it did not answer (True then)."""
+        with anyio.move_on_after(seconds):
+            await self._gate.wait_recovered()
+            return True
+        return False
+
     async def aclose(self) -> None:
         await self._requests.close()
         await self._watches.close()

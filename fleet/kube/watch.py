@@ -257,11 +257,14 @@ class Reflector:
         self._sink.lost(self._resource, error)
 
     async def _pause(self, at_least: float | None = None) -> None:
-        """Full jitter, but no shorter than the server asked for."""
+        """Full jitter, but no shorter than the server asked for; ends early when a cluster that was down is back."""
         pace = self._transport.bounds.pace
         self._barren += 1
+        await anyio.sleep(at_least or 0.0)
         wait = backoff.delay(self._barren, jitter.random(), base=pace.backoff, cap=pace.backoff_cap)
-        await anyio.sleep(max(wait, at_least or 0.0))
+        if await self._transport.rest(max(0.0, wait - (at_least or 0.0))):
+            # All kinds of the cluster wake up now: not all in the same moment.
+            await anyio.sleep(pace.spacing * jitter.random())
 
     def _selection(self) -> dict[str, str]:
         return {"labelSelector": self._selector} if self._selector else {}

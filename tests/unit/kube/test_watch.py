@@ -7,7 +7,7 @@ failures is compared with what was done to it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
 
 import anyio
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fleet.errors import Rejected, Unauthorized, Unavailable
 from fleet.kube.bounds import Bounds
-from fleet.kube.transport import Transport
+from fleet.kube.transport import Call, Transport
 from fleet.kube.watch import Reflector
 from fleet.model.objects import LiveObject, ObjectId, Resource
 from tests.unit.kube.conftest import QUICK, MakeTransport, bounds
@@ -503,6 +503,34 @@ async def test_retry_after_is_honoured(transport_to: MakeTransport, code: int) -
         await sink.until("lost")
         await anyio.sleep(0.05)
     assert len(resumed(server)) == 1
+
+
+async def test_a_pause_ends_when_a_cluster_that_was_down_answers(transport_to: MakeTransport) -> None:
+    up = False
+
+    async def handler(request: Request, reply: Reply) -> None:
+        if not up:
+            await reply.body(b"", 503)
+        elif "watch" in request.query:
+            await reply.stream()
+            await anyio.sleep_forever()
+        else:
+            await reply.json(listing([], 10))
+
+    limits = msgspec.structs.replace(
+        QUICK,
+        pace=msgspec.structs.replace(QUICK.pace, backoff=1e6, backoff_cap=1e6),
+        rates=msgspec.structs.replace(QUICK.rates, failures=1, pause=0.001, pause_cap=0.001),
+    )
+    async with serving(handler) as server:
+        transport = transport_to(server.url, limits=limits)
+        async with following(transport) as sink:
+            await sink.until("lost")
+            up = True
+            while transport.statistics.answers != "closed":
+                with suppress(Unavailable):
+                    await transport.request(Call("GET", "/version"), 1024)
+            await sink.until("listed")
 
 
 # --- ends ------------------------------------------------------------------------------------------------------------
