@@ -263,6 +263,7 @@ class Reflector:
         await anyio.sleep(at_least or 0.0)
         wait = backoff.delay(self._barren, jitter.random(), base=pace.backoff, cap=pace.backoff_cap)
         if await self._transport.rest(max(0.0, wait - (at_least or 0.0))):
+            self._barren = 0
             # All kinds of the cluster wake up now: not all in the same moment.
             await anyio.sleep(pace.spacing * jitter.random())
 
