@@ -270,6 +270,7 @@ async def running(
     connector: Connector | None = None,
     settings: SessionSettings = SETTINGS,
     assignments: Mapping[str, Assignment] | None = None,
+    paused: bool = False,
 ) -> AsyncIterator[Rig]:
     """A control plane's agents; leaving it cancels them wherever they are, as a kill would.
 
@@ -280,7 +281,7 @@ async def running(
     async with await open_store(data_dir, StoreSettings()) as store:
         rig = Rig(store, kubeconfigs, keeper=keeper(store) if keeper else None, connector=connector, settings=settings)
         rig.assignments[rig.cluster].update(assignments or {})
-        rig.agents.configure(rig.fleet, rig.shared)
+        rig.configure(paused=paused)
         async with anyio.create_task_group() as group:
             group.start_soon(rig.log.run)
             group.start_soon(rig.agents.run)
