@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import anyio
+import msgspec
 
 from fleet.errors import StoreError
 from fleet.model.cluster import Baseline
@@ -100,7 +101,7 @@ class EventLog:
         """Stores what waits now. Raises StoreError, and then what was not stored still waits."""
         while self._events:
             batch = [self._events[n] for n in range(min(BATCH, len(self._events)))]
-            self.stored(await self._journal.append(batch))
+            self.stored(await self._journal.append([_storable(event) for event in batch]))
             for _ in batch:
                 self._events.popleft()
         while self._drifts:
@@ -116,3 +117,18 @@ class EventLog:
             for baseline in baselines:
                 if self._baselines.get((cluster, baseline.id)) is baseline:
                     del self._baselines[cluster, baseline.id]
+
+
+def _storable(event: Event) -> Event:
+    """The event, or what can be told of one that no store takes: a log entry must never end the process."""
+    try:
+        msgspec.json.encode(event)
+        return event
+    except (TypeError, ValueError, OverflowError) as error:
+        why = type(error).__name__
+    _log.error("the data of an event %s cannot be stored (%s)", ascii(event.type), why)
+    told = msgspec.structs.replace(event, data={"unstorable": why})
+    texts = {name: value for name in told.__struct_fields__ if isinstance(value := getattr(told, name), str)}
+    return msgspec.structs.replace(
+        told, **{name: value.encode("utf-8", "backslashreplace").decode() for name, value in texts.items()}
+    )

@@ -54,7 +54,7 @@ def entries(listing: bytes, settings: GitSettings) -> tuple[Entry, ...]:
             continue
         head, _, name = line.partition(b"\t")
         mode, _, oid, size = head.decode("ascii").split()
-        path = os.fsdecode(name)
+        path = _name(name)
         if mode == _SUBMODULE:
             raise ContentRefused(f"{path} is a submodule; give it a source of its own")
         if any(part in ("", ".", "..") for part in path.split("/")):
@@ -69,6 +69,15 @@ def entries(listing: bytes, settings: GitSettings) -> tuple[Entry, ...]:
         if len(found) > settings.max_files:
             raise ContentRefused(f"there are more than {settings.max_files} files")
     return tuple(found)
+
+
+def _name(name: bytes) -> str:
+    """A file's path. What is no UTF-8 could neither be told in JSON nor stored, so no export may bring it further."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        shown = ascii(os.fsdecode(name))
+        raise ContentRefused(f"the commit holds a file whose name is not UTF-8: {shown}") from None
 
 
 def write(found: Sequence[Entry], blobs: Path, into: Path) -> None:

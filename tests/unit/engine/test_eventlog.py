@@ -37,9 +37,7 @@ class Journal:
     async def put_drift(self, drift: Drift) -> None:
         self.drifts.append(drift)
 
-    async def put_baselines(
-        self, cluster: str, baselines: Sequence[Baseline], gone: Sequence[ObjectId] = ()
-    ) -> None:
+    async def put_baselines(self, cluster: str, baselines: Sequence[Baseline], gone: Sequence[ObjectId] = ()) -> None:
         self.baselines.extend((cluster, b) for b in baselines)
 
 
@@ -104,3 +102,25 @@ async def test_only_the_newest_state_of_a_record_is_stored() -> None:
     await log.flush()
     assert [d.state for d in journal.drifts] == ["healed"]
     assert sorted(cluster for cluster, _ in journal.baselines) == ["prod", "qa"]
+
+
+@pytest.mark.parametrize("data", [{"error": "b\udcff.yaml"}, {"x": object()}, {"n": 1 << 70}])
+async def test_an_event_that_no_store_takes_is_told_without_its_data(data: dict[str, object]) -> None:
+    class Encoding(Journal):
+        """Writes as the store does."""
+
+        async def append(self, events: Sequence[Event]) -> Sequence[Event]:
+            for event in events:
+                msgspec.json.encode(event)
+            return await super().append(events)
+
+    journal = Encoding()
+    log = EventLog(journal)
+    log.emit(Event(type="before", time=0.0, data={"a": 1}))
+    log.emit(Event(type="bad", time=0.0, bundle="s\udcff", data=data))
+    log.emit(Event(type="after", time=0.0))
+    await log.flush()
+    assert [event.type for event in journal.events] == ["before", "bad", "after"]
+    assert journal.events[0].data == {"a": 1}
+    assert list(journal.events[1].data) == ["unstorable"]
+    assert journal.events[1].bundle == "s\\udcff"
