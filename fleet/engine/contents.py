@@ -33,8 +33,8 @@ class Contents:
         return found
 
     async def put(self, manifests: ManifestSet) -> None:
-        if manifests.digest not in self._live:
-            await self._store.put_manifests(manifests)
+        """Stores it, also when it is in memory: the store may have dropped meanwhile what nothing referred to."""
+        await self._store.put_manifests(manifests)
         self._remember(manifests)
 
     def _remember(self, manifests: ManifestSet) -> None:
