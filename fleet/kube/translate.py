@@ -110,6 +110,9 @@ def explain(status: Status, *, code: int = 0, retry_after: float | None = None, 
 # --- classes ---------------------------------------------------------------------------------------------------------
 
 _IMMUTABLE = re.compile(r"immutable|cannot change|may not change once set|updates to .* are forbidden|Forbidden")
+_AUTHORIZER = re.compile(r"\bcannot \w+ (resource|path)\b")
+_REFUSED_USER = re.compile(r'[\w.]+(?: "[^"]*")? is forbidden: User "[^"]*" cannot \w+ resource\b')
+"""How the authorizer begins; it knows names only. What admission says (webhooks, policies) may quote what it judged."""
 _LOCKS = ("metadata.uid", "metadata.resourceVersion")
 _PERMANENT_500 = re.compile(r"failed to create typed patch object|request is too large")
 _BY_CODE = {
@@ -140,7 +143,7 @@ def _kind_of_403(status: Status) -> str:
     if any(cause.reason == "NamespaceTerminating" for cause in status.causes):
         return "terminating"
     # The authorizer's sentence; other 403 come from admission (quota, Pod security, policies) and judge the manifest.
-    return "forbidden" if re.search(r"\bcannot \w+ (resource|path)\b", status.message) else "definite"
+    return "forbidden" if _AUTHORIZER.search(status.message) else "definite"
 
 
 def _kind_of_422(status: Status) -> str:
@@ -161,7 +164,7 @@ def _kind_of_422(status: Status) -> str:
 
 
 def _message(status: Status, code: int, secret: bool) -> str:
-    if secret and code not in (401, 403, 404, 409, 410, 429):
+    if secret and not (code in (401, 404, 409, 410, 429) or (code == 403 and _REFUSED_USER.match(status.message))):
         fields = ", ".join(sorted({_field(cause.field) for cause in status.causes if cause.field}))
         at = f" at {fields}" if fields else ""
         return f"the server rejects this Secret{at} ({status.reason or code}); its message may quote the value"

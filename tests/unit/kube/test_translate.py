@@ -276,6 +276,24 @@ def test_the_values_of_a_secret_are_in_no_error(body: bytes) -> None:
 def test_names_in_errors_about_secrets_are_told() -> None:
     body = answer(403, 'secrets "a" is forbidden: User "u" cannot patch resource "secrets"', "Forbidden")
     assert "cannot patch" in str(refused(403, body, secret=True))
+    body = answer(403, 'secrets is forbidden: User "u" cannot list resource "secrets" in API group ""', "Forbidden")
+    assert "cannot list" in str(refused(403, body, secret=True))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        f'admission webhook "policy" denied the request: data.x is "{CANARY}"',
+        f'secrets "a" is forbidden: ValidatingAdmissionPolicy "p" denied request: {CANARY}',
+        f'admission webhook "policy" denied the request: User cannot patch resource with {CANARY}',
+    ],
+)
+def test_admission_that_quotes_a_secret_is_withheld(message: str) -> None:
+    body = answer(403, message, "Forbidden")
+    told = str(refused(403, body, secret=True))
+    assert CANARY not in told
+    assert "rejects this Secret" in told
+    assert CANARY in str(refused(403, body))
 
 
 def test_messages_are_one_bounded_line() -> None:
