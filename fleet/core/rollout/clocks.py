@@ -122,15 +122,16 @@ def _silent(draft: Draft, one: Member) -> bool:
 def _lands(draft: Draft, run: WaveRun, one: Member) -> float:
     """Seconds until the clock that runs for a cluster in flight runs out."""
     report, policy = draft.reports.get(one.cluster), run.plan.health
-    if one.state is MemberState.ROLLING_BACK:
-        return rollback.DEADLINE - one.applying
     if one.state in _APPLYING:
+        deadline = rollback.DEADLINE if one.state is MemberState.ROLLING_BACK else policy.progress_deadline
         # It stands still while the cluster is unheard of; the end of the grace period starts it.
         unheard = report is None and draft.listening < GRACE
-        return policy.progress_deadline - one.applying + (GRACE - draft.listening if unheard else 0.0)
-    if sight(report, one.seq, one.digest, draft.listening) is Sight.HEALTHY:
-        return policy.stable_for - one.soaked
-    return policy.progress_deadline - one.verifying
+        return deadline - one.applying + (GRACE - draft.listening if unheard else 0.0)
+    seen = sight(report, one.seq, one.digest, draft.listening)
+    if seen is Sight.UNSEEN:
+        # Both clocks stand still, the one of a cluster that soaks perhaps beyond the deadline.
+        return GRACE - draft.listening
+    return policy.stable_for - one.soaked if seen is Sight.HEALTHY else policy.progress_deadline - one.verifying
 
 
 def _baking(draft: Draft, run: WaveRun) -> Iterator[float]:

@@ -120,9 +120,9 @@ def _reopen(draft: Draft, index: int, run: WaveRun) -> None:
         return
     run = draft.move_wave(index, WaveState.ROLLING if passed else WaveState.GATING, "retried")
     members = tuple(_pending_again(draft, run, m) for m in run.members)
-    gates = run.gates if passed else gate.ask(tuple(asked.gate for asked in run.gates), draft.now.wall)
-    fresh = replace(run, members=members, gates=gates, ended_at=None, baked=0.0, bake_clock=0.0)
-    draft.put_wave(index, fresh)
+    draft.put_wave(index, replace(run, members=members, ended_at=None, baked=0.0, bake_clock=0.0))
+    if not passed:
+        gate.ask(draft, index, run.gates)
 
 
 def _pending_again(draft: Draft, run: WaveRun, one: Member) -> Member:

@@ -15,9 +15,11 @@ from fleet.model.rollout import Approval, Commanded, GateRun, GateState, Rollout
 replace = msgspec.structs.replace
 
 
-def ask(gates: tuple[ApprovalGate, ...], wall: float) -> tuple[GateRun, ...]:
-    """Gates of a wave that begins: all wait, at the same time."""
-    return tuple(GateRun(gate=gate, state=GateState.WAITING, since=wall) for gate in gates)
+def ask(draft: Draft, index: int, gates: tuple[GateRun, ...]) -> None:
+    """Gates of a wave that begins, or begins again: all wait, at the same time."""
+    draft.put_wave(index, replace(draft.running.waves[index], gates=gates))
+    for run in gates:
+        put(draft, index, run, GateRun(gate=run.gate, state=GateState.WAITING, since=draft.now.wall))
 
 
 def waiting(wave: WaveRun) -> tuple[GateRun, ...]:

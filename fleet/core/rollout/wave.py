@@ -14,6 +14,7 @@ from fleet.core.rollout.draft import Draft
 from fleet.core.rollout.evidence import GRACE, Sight, reachable, sight
 from fleet.model.cluster import Purpose
 from fleet.model.rollout import (
+    GateRun,
     GateState,
     HistoryEntry,
     Member,
@@ -85,8 +86,8 @@ def _freeze(draft: Draft, index: int) -> None:
         for cluster in plan.clusters
         if cluster in digests and draft.belongs(cluster)
     )
-    wall = draft.now.wall
-    draft.move_wave(index, WaveState.GATING, members=members, gates=gate.ask(plan.gates_before, wall), started_at=wall)
+    draft.move_wave(index, WaveState.GATING, members=members, started_at=draft.now.wall)
+    gate.ask(draft, index, tuple(GateRun(gate=asked) for asked in plan.gates_before))
     if not members:
         fail(draft, index, f"wave {plan.name} has no cluster left", attributable=False)
 

@@ -301,3 +301,27 @@ def test_retry_of_an_expired_rollout_asks_again() -> None:
     assert world.run("prod").gates[0].waited == 0.0
     assert world.command("approve").refused is None
     assert world.member("prod1").state is MemberState.SOAKING
+
+
+def test_every_transition_of_a_gate_is_told() -> None:
+    both = (GO, ApprovalGate("cab", timeout=100.0))
+    world = World(wave("qa", "qa1", gates=both))
+    world.push("one")
+    world.command("approve", gate="go")
+    world.pass_time(100.0)
+    assert world.rollout().state is RolloutState.EXPIRED
+    assert world.command("retry", "shop-1").refused is None
+    world.push("two")
+    told = [(e.rollout, e.data["gate"], e.data["from"], e.data["to"]) for e in world.events if e.type == "gate.state"]
+    assert told == [
+        ("shop-1", "go", "Pending", "Waiting"),
+        ("shop-1", "cab", "Pending", "Waiting"),
+        ("shop-1", "go", "Waiting", "Passed"),
+        ("shop-1", "cab", "Waiting", "Expired"),
+        ("shop-1", "go", "Passed", "Waiting"),
+        ("shop-1", "cab", "Expired", "Waiting"),
+        ("shop-1", "go", "Waiting", "Pending"),
+        ("shop-1", "cab", "Waiting", "Pending"),
+        ("shop-2", "go", "Pending", "Waiting"),
+        ("shop-2", "cab", "Pending", "Waiting"),
+    ]

@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from fleet.core.rollout.evidence import GRACE
+from fleet.core.rollout.rollback import DEADLINE
 from fleet.core.rollout.wave import BLOCKED_TIMEOUT, concurrency
 from fleet.model.cluster import DeployOptions, Health, MemberReport
 from fleet.model.fleetfile import HealthPolicy
@@ -494,3 +495,27 @@ def test_a_cluster_that_knows_a_higher_seq_gets_a_higher_one() -> None:
     assert [deploy.seq for deploy in world.deploys] == [1, 42]
     world.pass_time(30.0)
     assert world.rollout().state is RolloutState.SUCCEEDED
+
+
+def test_a_clock_that_stands_still_after_a_restart_is_not_looked_at_again_and_again() -> None:
+    """A cluster that soaks beyond the deadline, and one rolling back at the end of its time, both unheard of."""
+    world = World(wave("qa", "a", health=HealthPolicy(stable_for=400.0, progress_deadline=300.0)))
+    one = world.push("one")
+    world.pass_time(350.0)
+    world.decide(Reported(world.clusters["a"].report()))
+    world.crash()
+    assert world.member("a").state is MemberState.SOAKING
+    assert world.wake == GRACE
+    world.settle()
+    world.pass_time(400.0)
+    world.behave("two", "unhealthy")
+    world.push("two")
+    world.behave("one", "slow")
+    world.rollback(one)
+    world.pass_time(DEADLINE - 1.0)
+    world.decide(Reported(world.clusters["a"].report()))
+    world.crash()
+    assert world.wake == GRACE
+    world.pass_time(GRACE)
+    assert world.member("a").state is MemberState.ROLLING_BACK
+    assert world.wake == 1.0
