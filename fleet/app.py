@@ -163,13 +163,16 @@ class _Plane:
             self._log.emit,
             self._clock.wall,
         )
-        planner = Planner(renderer.Renderer(renderer.of(settings.render)), self._contents, self._clock.wall, root=root)
+        self._planner = Planner(
+            renderer.Renderer(renderer.of(settings.render)), self._contents, self._clock.wall, root=root
+        )
         self._control = control.Control(
             control.Parts(
                 own=own,
                 configuration=config,
                 sources=sources,
-                planner=planner,
+                planner=self._planner,
+                contents=self._contents,
                 conductor=self._conductor,
                 agents=self._agents,
                 log=self._log,
@@ -228,6 +231,7 @@ class _Plane:
             jitter=random.random,
             new_id=lambda: randomness.token_hex(8),
             settings=_session_settings(self._settings.engine),
+            claimed=self._planner.claimant,
         )
 
     def _applied(self, result: str, seconds: float) -> None:

@@ -6,8 +6,10 @@ The document that was accepted last is kept in the store, so that a restart work
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
+import anyio.to_thread
 import msgspec
 
 from fleet.core import fleetfile
@@ -60,7 +62,7 @@ class Configuration:
         if stored is None:
             return None
         revision, body = stored
-        parsed = fleetfile.parse(body, file=DOCUMENT)
+        parsed = await anyio.to_thread.run_sync(partial(fleetfile.parse, body, file=DOCUMENT), abandon_on_cancel=True)
         if parsed.fleet is None:
             raise InvalidInput(
                 f"the fleet.yaml of {revision[:12]} that was accepted earlier is not valid for this version: "
@@ -81,7 +83,8 @@ class Configuration:
         except NotFound:
             self._reject(sha, f"{self._path}: the commit {sha[:12]} has no such file", ())
             return None
-        parsed = fleetfile.parse(body, file=self._path)
+        # A large one takes most of a second, which the event loop must not wait for.
+        parsed = await anyio.to_thread.run_sync(partial(fleetfile.parse, body, file=self._path), abandon_on_cancel=True)
         if parsed.fleet is None:
             self._reject(sha, _sentence(parsed.problems), parsed.problems)
             return None

@@ -7,7 +7,7 @@ other. The same planner plans working trees for the offline commands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from hashlib import sha256
 
 import anyio
@@ -19,9 +19,10 @@ from fleet.core.canonical import canonical
 from fleet.engine.drafting import Contents, Draft, Drafting, Renders
 from fleet.engine.inputs import Closures, Inputs, Snapshot
 from fleet.engine.ports import Renderer
-from fleet.errors import RenderError, SourceError
+from fleet.errors import NotFound, RenderError, SourceError
 from fleet.model.cluster import DeployOptions
 from fleet.model.fleetfile import Bundle, Fleet
+from fleet.model.objects import ManifestSet, ObjectId
 from fleet.model.rollout import Plan, PlannedWave, Release
 
 __all__ = ["Contents", "Planned", "Planner", "Snapshot"]
@@ -55,6 +56,7 @@ class Planner:
         self._closures = Closures()
         self._in_force: dict[str, dict[str, str]] = {}
         self._releases: dict[str, Release] = {}
+        self._load: Callable[[str], Awaitable[ManifestSet]] | None = None
         self._planning = anyio.Lock()
 
     async def plan(self, fleet: Fleet, snapshots: Mapping[str, Snapshot]) -> tuple[Planned, ...]:
@@ -68,23 +70,79 @@ class Planner:
             inputs = Inputs(self._renderer, self._closures, snapshots, self._root)
             drafting = Drafting(fleet, inputs, self._renders, self._now)
             await drafting.run()
+            await self._recall({digest for digests in self._in_force.values() for digest in digests.values()})
             wanted = {name: draft.digests for name, draft in drafting.drafts.items()}
             # Hundreds of bundles on hundreds of clusters take a moment, which the event loop must not wait for.
             refused = await anyio.to_thread.run_sync(claims.refused, wanted, self._in_force, self._renders.members)
             errors = drafting.errors | refused
-            planned = []
-            for bundle in fleet.bundles:
-                if bundle.name in errors:
-                    again = bundle.name in drafting.transient
-                    planned.append(Planned(bundle.name, error=errors[bundle.name], transient=again))
-                else:
-                    planned.append(await self._conclude(fleet, bundle, drafting.drafts[bundle.name], inputs))
+            planned = await self._conclude_all(fleet, drafting, errors, inputs)
             self._renders.shrink({digest for digests in self._in_force.values() for digest in digests.values()})
             return tuple(planned)
 
     def retract(self, bundle: str) -> None:
         """The last release of a bundle was not taken (the database refused it): the next planning gives it again."""
         self._releases.pop(bundle, None)
+
+    async def restore(
+        self,
+        in_force: Mapping[str, Mapping[str, str]],
+        load: Callable[[str], Awaitable[ManifestSet]],
+        coming: Collection[str] = (),
+    ) -> None:
+        """Takes over, before the first planning, what the last process planned: bundle → cluster → digest.
+
+        `load` gives the manifests of a digest, or raises NotFound. Those of `coming` are looked into at once, so that
+        `claimant` knows what is not on its clusters yet; the others when they are needed. Raises StoreError.
+        """
+        self._in_force = {bundle: dict(digests) for bundle, digests in in_force.items()}
+        self._load = load
+        await self._recall(coming)
+
+    def claimant(self, cluster: str, object_id: ObjectId) -> str | None:
+        """The bundle whose newest planned content holds an object on a cluster, assigned there yet or not."""
+        members = self._renders.members
+        for bundle, digests in self._in_force.items():
+            digest = digests.get(cluster)
+            if digest is not None and object_id in members.get(digest, ()):
+                return bundle
+        return None
+
+    async def _recall(self, digests: Collection[str]) -> None:
+        """Learns what the last process planned consists of; what rendered to the same again is known already."""
+        if self._load is None:
+            return
+        members = self._renders.members
+        for digest in sorted(set(digests) - members.keys()):
+            try:
+                manifests = await self._load(digest)
+            except NotFound:
+                self._lose(digest)
+            else:
+                members[digest] = frozenset(manifest.id for manifest in manifests.manifests)
+
+    def _lose(self, digest: str) -> None:
+        """Content that is older than what is kept can be held against nothing."""
+        for bundle, digests in self._in_force.items():
+            self._in_force[bundle] = {cluster: held for cluster, held in digests.items() if held != digest}
+
+    async def _conclude_all(
+        self, fleet: Fleet, drafting: Drafting, errors: Mapping[str, str], inputs: Inputs
+    ) -> list[Planned]:
+        found: list[Planned] = []
+        try:
+            for bundle in fleet.bundles:
+                if bundle.name in errors:
+                    again = bundle.name in drafting.transient
+                    found.append(Planned(bundle.name, error=errors[bundle.name], transient=again))
+                else:
+                    found.append(await self._conclude(fleet, bundle, drafting.drafts[bundle.name], inputs))
+        except BaseException:
+            # Nobody gets to see these releases: the next planning gives them again.
+            for planned in found:
+                if planned.changed:
+                    self.retract(planned.bundle)
+            raise
+        return found
 
     async def _conclude(self, fleet: Fleet, bundle: Bundle, draft: Draft, inputs: Inputs) -> Planned:
         release = _release(bundle, draft, inputs, self._now())

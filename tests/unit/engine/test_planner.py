@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from fleet.engine.planner import Planned, Planner, Snapshot
-from fleet.errors import SourceError, StoreError
+from fleet.errors import NotFound, SourceError, StoreError
 from fleet.git.trees import FolderTree
 from fleet.model.fleetfile import (
     ApprovalGate,
@@ -26,7 +26,7 @@ from fleet.model.fleetfile import (
     Strategy,
     Wave,
 )
-from fleet.model.objects import ManifestSet
+from fleet.model.objects import ManifestSet, ObjectId
 from fleet.render.renderer import Renderer
 
 pytestmark = pytest.mark.anyio
@@ -69,16 +69,22 @@ def fleet(*bundles: Bundle, clusters: list[Cluster] | None = None) -> Fleet:
 
 
 class Kept:
-    """Manifest sets by digest; `broken` makes it refuse."""
+    """Manifest sets by digest; `broken` makes it refuse, `refused` only sets with that object."""
 
     def __init__(self) -> None:
         self.sets: dict[str, ManifestSet] = {}
         self.broken = False
+        self.refused: str | None = None
 
     async def put(self, manifests: ManifestSet) -> None:
-        if self.broken:
+        if self.broken or any(str(item.id) == self.refused for item in manifests.manifests):
             raise StoreError("the disk is full")
         self.sets[manifests.digest] = manifests
+
+    async def load(self, digest: str) -> ManifestSet:
+        if digest not in self.sets:
+            raise NotFound(digest)
+        return self.sets[digest]
 
     def bodies(self, digest: str) -> dict[str, dict[str, Any]]:
         return {str(item.id): json.loads(item.body) for item in self.sets[digest].manifests}
@@ -327,6 +333,67 @@ async def test_who_holds_an_object_keeps_it(bench: Bench) -> None:
     bench.write({"apps/a/x.yaml": config_map("z", namespace="n")})
     moved = await bench.plan(wanted)
     assert (moved["a"].error, moved["b"].error) == (None, None)
+
+
+async def test_who_holds_an_object_keeps_it_over_a_restart(bench: Bench) -> None:
+    bench.write({"apps/a/x.yaml": config_map("x", namespace="n"), "apps/b/y.yaml": config_map("y", namespace="n")})
+    wanted = fleet(bundle("b"), bundle("a"))
+    before = await bench.plan(wanted)
+    bench.write({"apps/b/y.yaml": config_map("y", namespace="n") + config_map("x", namespace="n")})
+    # Also what cannot be rendered any more stays claimed, and what left the store claims nothing.
+    bench.write({"apps/a/z.yaml": "a: [\n"})
+    digests = {name: planned.release.digests for name, planned in before.items() if planned.release is not None}
+    bench.planner = Planner(Renderer(), bench.kept, lambda: NOW)
+    await bench.planner.restore({**digests, "gone": {"qa-0": "sha256:gone"}}, bench.kept.load)
+    planned = await bench.plan(wanted)
+    assert planned["b"].error is not None
+    assert "bundle a claims ConfigMap n/x" in planned["b"].error
+    (bench.root / "apps/a/z.yaml").unlink()
+    assert (await bench.plan(wanted))["a"].error is None
+
+
+async def test_content_that_is_older_than_what_is_kept_claims_nothing(bench: Bench) -> None:
+    bench.write({"apps/a/x.yaml": config_map("x", namespace="n")})
+    await bench.planner.restore({"a": {"qa-0": "sha256:gone"}}, bench.kept.load)
+    assert (await bench.plan(fleet(bundle("a"))))["a"].error is None
+
+
+async def test_the_claimant_of_an_object_is_who_has_it_in_its_newest_content(bench: Bench) -> None:
+    bench.write({"apps/a/x.yaml": config_map("x", namespace="n"), "apps/b/y.yaml": config_map("y", namespace="n")})
+    wanted = fleet(bundle("a"), bundle("b"))
+    moving = ObjectId("", "ConfigMap", "n", "x")
+    assert bench.planner.claimant("qa-0", moving) is None
+    await bench.plan(wanted)
+    assert bench.planner.claimant("qa-0", moving) == "a"
+    assert bench.planner.claimant("elsewhere", moving) is None
+    bench.write({"apps/a/x.yaml": config_map("z", namespace="n"), "apps/b/x.yaml": config_map("x", namespace="n")})
+    planned = (await bench.plan(wanted))["b"]
+    assert bench.planner.claimant("qa-0", moving) == "b"
+    # A rename, after which the former bundle is gone from fleet.yaml.
+    await bench.plan(fleet(bundle("b")))
+    assert bench.planner.claimant("qa-0", moving) == "b"
+    assert bench.planner.claimant("qa-0", ObjectId("", "ConfigMap", "n", "z")) is None
+    # The next process knows it before it plans.
+    assert planned.release is not None
+    again = Planner(Renderer(), bench.kept, lambda: NOW)
+    await again.restore({"b": planned.release.digests}, bench.kept.load, set(planned.release.digests.values()))
+    assert again.claimant("qa-0", moving) == "b"
+
+
+async def test_a_planning_that_ends_in_the_middle_gives_all_its_releases_again(bench: Bench) -> None:
+    bench.write({"apps/a/x.yaml": config_map("x"), "apps/b/y.yaml": config_map("y")})
+    wanted = fleet(bundle("a"), bundle("b"))
+    await bench.plan(wanted)
+    bench.write({"apps/a/x.yaml": config_map("x", "2"), "apps/b/y.yaml": config_map("y", "2")})
+    await bench.plan(wanted)
+    # Content that was rendered before is kept only when its release is concluded.
+    bench.write({"apps/a/x.yaml": config_map("x"), "apps/b/y.yaml": config_map("y")})
+    bench.kept.refused = "ConfigMap b/y"
+    with pytest.raises(StoreError):
+        await bench.plan(wanted)
+    bench.kept.refused = None
+    again = await bench.plan(wanted)
+    assert (again["a"].changed, again["b"].changed) == (True, True)
 
 
 async def test_a_bundle_that_left_fleet_yaml_claims_nothing(bench: Bench) -> None:
