@@ -38,7 +38,7 @@ def refusal(live: LiveObject, *, fleet: str, bundle: str, adopt: Adopt) -> str |
         return None
     owner = f"fleet {mark.fleet}, bundle {mark.bundle}" if mark is not None else _foreign(live)
     if owner is not None:
-        return f"{live.id} exists and is managed by {owner}; end that, or set adopt: always on the bundle to take it over"
+        return f"{live.id} exists and is managed by {owner}; end that, or set adopt: always on the bundle"
     if adopt == "never":
         return f"{live.id} exists already; delete it, or set adopt: ifUnmanaged on the bundle to take it over"
     return None
@@ -47,8 +47,8 @@ def refusal(live: LiveObject, *, fleet: str, bundle: str, adopt: Adopt) -> str |
 def claimant(live: LiveObject, *, fleet: str, bundle: str) -> str | None:
     """Another bundle of this fleet that the object says it belongs to.
 
-    While that bundle still wants it the object is not ours to take; when it no longer does, applying moves the object and
-    keeps its uid (flux2 3316): the old bundle's prune then leaves it alone because of the tracking annotation.
+    While that bundle still wants it the object is not ours to take; when it no longer does, applying moves the object
+    and keeps its uid (flux2 3316): the old bundle's prune then leaves it alone because of the tracking annotation.
     """
     mark = tracked(live)
     return mark.bundle if mark is not None and mark.fleet == fleet and mark.bundle != bundle else None

@@ -72,7 +72,7 @@ class ObjectFailure(msgspec.Struct, frozen=True):
     object: str
     error: str
     kind: Literal["definite", "conflict", "transient", "blocked"]
-    """definite: the manifest is wrong; conflict: owned by somebody else; transient: worth a retry; blocked: a protection."""
+    """definite: the manifest is wrong; conflict: owned by another; transient: worth a retry; blocked: a protection."""
 
 
 class ApplyOutcome(msgspec.Struct, frozen=True):
@@ -119,7 +119,7 @@ class InventoryEntry(msgspec.Struct, frozen=True):
 
 
 class Inventory(msgspec.Struct, frozen=True):
-    """Everything of one bundle that may exist on one cluster because of us; written before the apply that adds to it."""
+    """Everything of one bundle that may exist on one cluster because of us; written before what adds to it."""
 
     bundle: str
     seq: int
