@@ -132,7 +132,7 @@ class _Plane:
         self._conductor = Conductor(store, assignments, self._log.stored, clock=self._clock)
         self._agents = agents.Agents(
             agents.Parts(
-                connector=KubeConnector(bounds.of(settings.kube)),
+                connector=KubeConnector(bounds.of(settings.kube), options.data_dir),
                 secrets=secrets,
                 store=store,
                 settings=AgentSettings(reconnect_cap=min(AgentSettings().reconnect_cap, settings.engine.unknown_after)),

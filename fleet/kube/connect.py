@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -20,9 +21,13 @@ from fleet.model.fleetfile import Cluster
 
 
 class KubeConnector:
-    """Makes clients: `KubeConnector(bounds.of(settings.kube))`. They share one limit on concurrent lists."""
+    """Makes clients: `KubeConnector(bounds.of(settings.kube))`. They share one limit on concurrent lists.
 
-    def __init__(self, bounds: Bounds | None = None) -> None:
+    A kubeconfig below `data_dir`, where files from Git lie, may name no program and no file.
+    """
+
+    def __init__(self, bounds: Bounds | None = None, data_dir: Path | None = None) -> None:
+        self._data_dir = data_dir
         self._bounds = bounds or Bounds()
         self._lists = anyio.CapacityLimiter(self._bounds.rates.fleet_lists)
 
@@ -50,4 +55,4 @@ class KubeConnector:
             return partial(kubeconfig.from_secret, body, cluster.secret_ref, context, limit=limit)
         if reference is None:
             raise InvalidInput(f"cluster {cluster.name} has no kubeconfig, secretRef or inCluster")
-        return partial(kubeconfig.from_path, reference.path, reference.context, limit=limit)
+        return partial(kubeconfig.from_path, reference.path, reference.context, limit=limit, data_dir=self._data_dir)

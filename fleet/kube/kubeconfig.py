@@ -33,14 +33,17 @@ _PLUGIN_APIS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where a kubeconfig came from; `confined` forbids it to name files and programs of this machine."""
+    """Where a kubeconfig came from; it may name no files and programs of this machine where `confined` says why."""
 
     name: str
-    confined: bool = False
+    confined: str = ""
 
 
-def from_path(path: str | None, context: str | None, *, limit: int) -> Access:
-    """Reads one kubeconfig file, or those of $KUBECONFIG, or ~/.kube/config; the first file that has a name wins."""
+def from_path(path: str | None, context: str | None, *, limit: int, data_dir: Path | None = None) -> Access:
+    """Reads one kubeconfig file, or those of $KUBECONFIG, or ~/.kube/config; the first file that has a name wins.
+
+    What lies below `data_dir` came out of Git, whose authors shall not thereby run programs here or read files.
+    """
     given = path or os.environ.get("KUBECONFIG") or str(Path("~", ".kube", "config"))
     files = [Path(part).expanduser() for part in ([given] if path else given.split(os.pathsep)) if part]
     # A name in $KUBECONFIG may be missing, as for kubectl; a file named in fleet.yaml must be there.
@@ -48,13 +51,18 @@ def from_path(path: str | None, context: str | None, *, limit: int) -> Access:
     if not present:
         raise InvalidInput(f"there is no kubeconfig at {given}")
     nodes = [_document(file, limit) for file in present]
-    return _access(nodes, context, Origin(given))
+    fetched = data_dir is not None and any(file.resolve().is_relative_to(data_dir.resolve()) for file in present)
+    return _access(nodes, context, Origin(given, confined="in the data directory" if fetched else ""))
 
 
 def from_secret(body: bytes, name: str, context: str | None, *, limit: int) -> Access:
     """Reads a kubeconfig that was kept as a secret: everything must be inline, since who can write a secret shall not
     thereby run programs here or read files."""
-    return _access([_parse(body, f"secret {name}", None, limit)], context, Origin(f"secret {name}", confined=True))
+    return _access(
+        [_parse(body, f"secret {name}", None, limit)],
+        context,
+        Origin(f"secret {name}", confined="that is kept as a secret"),
+    )
 
 
 def in_cluster(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT, *, limit: int) -> Access:
@@ -228,7 +236,7 @@ def bearer(token: str, source: str) -> str:
 
 def _plugin(node: ConfigNode, origin: Origin) -> ExecPlugin:
     if origin.confined:
-        raise InvalidInput(f"{origin.name}: an exec plugin is refused in a kubeconfig that is kept as a secret")
+        raise InvalidInput(f"{origin.name}: an exec plugin is refused in a kubeconfig {origin.confined}")
     command, api = _text(node, "command", origin), _text(node, "apiVersion", origin)
     if not command or api not in _PLUGIN_APIS:
         raise InvalidInput(f"{origin.name}: exec needs `command` and `apiVersion` ({' or '.join(_PLUGIN_APIS)})")
@@ -265,7 +273,7 @@ def _text(node: ConfigNode, key: str, origin: Origin) -> str | None:
 def _local(node: ConfigNode, file: str, key: str, origin: Origin) -> Path:
     """A path of this machine, relative to the kubeconfig that names it."""
     if origin.confined:
-        raise InvalidInput(f"{origin.name}: `{key}` names a file; a kubeconfig that is kept as a secret holds its data")
+        raise InvalidInput(f"{origin.name}: `{key}` names a file; a kubeconfig {origin.confined} holds its data")
     return Path(node.path or ".").parent / file
 
 

@@ -181,6 +181,18 @@ async def test_by_path_and_context_and_by_secret(tmp_path: Path) -> None:
     assert [request.headers["authorization"] for request in server.requests] == ["Bearer other", "Bearer t"]
 
 
+async def test_a_kubeconfig_from_git_runs_no_program(tmp_path: Path) -> None:
+    file = tmp_path / "exports" / "config"
+    file.parent.mkdir()
+    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "evil"}}
+    plain = msgspec.json.decode(kubeconfig("http://127.0.0.1:1"))
+    file.write_bytes(msgspec.json.encode({**plain, "users": [{"name": "a", "user": user}]}))
+    cluster = Cluster("qa", kubeconfig=KubeconfigRef(path=str(file), context="a"))
+    with pytest.raises(InvalidInput, match="exec plugin is refused"):
+        await KubeConnector(QUICK, tmp_path).connect(cluster, {})
+    await (await KubeConnector(QUICK, tmp_path / "elsewhere").connect(cluster, {})).aclose()
+
+
 async def test_a_kubeconfig_that_is_rewritten_is_read_again_when_it_is_refused(tmp_path: Path) -> None:
     valid = "old"
 

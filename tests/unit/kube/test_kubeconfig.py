@@ -318,3 +318,47 @@ def test_nothing_shows_its_secrets(tmp_path: Path) -> None:
     }
     plugin = read_file(tmp_path / "config", config(user)).plugin
     assert CANARY not in f"{access!r} {access} {plugin!r} {plugin}"
+
+
+# --- what came out of Git --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("user", "cluster"),
+    [
+        ({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "./evil"}}, CLUSTER),
+        ({"tokenFile": "/etc/shadow"}, CLUSTER),
+        ({"client-certificate": "a.crt", "client-key": "a.key"}, CLUSTER),
+        ({"token": CANARY}, {"server": "https://qa.example", "certificate-authority": "/etc/shadow"}),
+    ],
+)
+def test_a_file_below_the_data_directory_names_no_programs_and_files(
+    tmp_path: Path, user: Mapping[str, Any], cluster: Mapping[str, Any]
+) -> None:
+    data_dir = tmp_path / "data"
+    folder = data_dir / "exports" / "0123"
+    folder.mkdir(parents=True)
+    file = folder / "kubeconfig"
+    file.write_bytes(config(user, cluster))
+    (tmp_path / "link").symlink_to(data_dir)
+    (tmp_path / "elsewhere").mkdir()
+    roundabout = tmp_path / "elsewhere" / ".." / "data" / "exports" / "0123" / "kubeconfig"
+    for path in (file, tmp_path / "link" / "exports" / "0123" / "kubeconfig", roundabout):
+        for named in (data_dir, tmp_path / "link"):
+            with pytest.raises(InvalidInput, match="a kubeconfig in the data directory"):
+                kubeconfig.from_path(str(path), None, limit=LIMIT, data_dir=named)
+
+
+def test_a_file_below_the_data_directory_may_hold_everything_itself(tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_bytes(config({"token": CANARY}))
+    access = kubeconfig.from_path(str(file), None, limit=LIMIT, data_dir=tmp_path)
+    assert access.authorization == f"Bearer {CANARY}"
+
+
+def test_a_file_elsewhere_may_name_programs(tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_bytes(config({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "./login"}}))
+    access = kubeconfig.from_path(str(file), None, limit=LIMIT, data_dir=tmp_path / "data")
+    assert access.plugin is not None
+    assert access.plugin.command == str(tmp_path / "login")
