@@ -31,6 +31,7 @@ KeepReason = Literal[
     "other-incarnation",
     "just-applied",
     "crd",
+    "claimed",
     "brake",
 ]
 
@@ -75,7 +76,9 @@ class PruneContext(msgspec.Struct, frozen=True):
     applied_uids: frozenset[str] = frozenset()
     """uids that this pass has just applied, under whatever kind."""
     occupied: frozenset[str] = frozenset()
-    """Namespaces in which other bundles have objects on this cluster."""
+    """Namespaces in which other bundles have objects on this cluster, or are to have them."""
+    claimed: Mapping[ObjectId, str] = {}
+    """Bundles that want one of the stale objects on this cluster from now on, be it not assigned there yet."""
     prune_crds: bool = False
 
 
@@ -110,7 +113,7 @@ def shrink(inventory: Inventory, gone: Collection[ObjectId], uids: Mapping[Objec
 
 def may_prune(entry: InventoryEntry, live: LiveObject, context: PruneContext) -> Prune | Keep:
     """Judges one stale entry on the object as just read from the cluster (never on what a watch remembered)."""
-    for rule in (_identity_rule, _wish_rule):
+    for rule in (_identity_rule, _claim_rule, _wish_rule):
         kept = rule(entry, live, context)
         if kept is not None:
             return kept
@@ -178,6 +181,14 @@ def _identity_rule(entry: InventoryEntry, live: LiveObject, context: PruneContex
     if (mark.fleet, mark.bundle) != (context.fleet, context.bundle):
         return Keep(entry, "not-ours", f"{entry.id} now belongs to bundle {mark.bundle} of fleet {mark.fleet}", True)
     return None
+
+
+def _claim_rule(entry: InventoryEntry, live: LiveObject, context: PruneContext) -> Keep | None:
+    """Does another bundle take it over? Its apply keeps the object, and what lies in it, and moves the tracking."""
+    heir = context.claimed.get(entry.id)
+    if heir is None:
+        return None
+    return Keep(entry, "claimed", f"{entry.id} is to go to bundle {heir}, which has not applied it yet", False)
 
 
 def _wish_rule(entry: InventoryEntry, live: LiveObject, context: PruneContext) -> Keep | None:

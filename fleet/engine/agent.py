@@ -67,6 +67,10 @@ class Agent:
                 self.member.enter(ClusterState.UNAUTHORIZED, str(error))
             except FleetError as error:
                 self.member.enter(ClusterState.UNKNOWN, str(error))
+            except Exception as error:
+                # The supervisor starts us again; until then nothing that was seen counts.
+                self.member.enter(ClusterState.UNKNOWN, f"a defect of the agent: {type(error).__name__}")
+                raise
             lasted = self._shared.clock.monotonic() - started
             attempt = 1 if lasted > self._settings.reconnect_cap else attempt + 1
             settings = self._settings

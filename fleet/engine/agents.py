@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import anyio
@@ -13,10 +14,12 @@ from fleet.engine.agentview import AgentView, BundleStanding, ObjectDifference, 
 from fleet.engine.member import Member
 from fleet.engine.ports import Connector, Secrets, Store
 from fleet.engine.session import Shared
-from fleet.errors import NotFound
+from fleet.errors import NotFound, StoreError
 from fleet.model.cluster import Assignment, ClusterState, MemberReport
 from fleet.model.events import Event
 from fleet.model.fleetfile import Cluster, Fleet
+
+_log = logging.getLogger(__name__)
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -42,6 +45,8 @@ class Agents:
         self._wanted: dict[str, Cluster] = {}
         self._shared: Shared | None = None
         self._changed = anyio.Event()
+        self._remembered: frozenset[str] | None = None
+        """The clusters that the store remembers, none besides; None: not looked at since the start."""
 
     def configure(self, fleet: Fleet, shared: Shared) -> None:
         """The clusters of another fleet.yaml; takes effect in `run`."""
@@ -63,6 +68,29 @@ class Agents:
                 await self._changed.wait()
                 self._changed = anyio.Event()
                 await self._adjust(supervisor)
+                await self._forget_others()
+
+    async def _forget_others(self) -> None:
+        """What is remembered of clusters that left fleet.yaml would be wrong of one that comes back by that name."""
+        if self._wanted.keys() == self._remembered:
+            return
+        try:
+            closed = await self._parts.store.forget_clusters(self._wanted.keys())
+        except StoreError as error:
+            _log.warning("what is remembered of former clusters stays until fleet.yaml changes again: %s", error)
+            return
+        self._remembered = frozenset(self._wanted)
+        for drift in closed:
+            told = {"id": drift.id, "object": str(drift.object), "verdict": drift.verdict, "how": "withdrawn"}
+            self._parts.emit(
+                Event(
+                    type="drift.healed",
+                    time=drift.healed_at or 0.0,
+                    bundle=drift.bundle,
+                    cluster=drift.cluster,
+                    data=told,
+                )
+            )
 
     async def _adjust(self, supervisor: Supervisor) -> None:
         for name, agent in list(self._agents.items()):

@@ -33,8 +33,8 @@ class ApplierSettings(msgspec.Struct, frozen=True):
 
     served: float = 30.0
     """How long a kind may take to be served after its CRD was applied."""
-    current: float = 600.0
-    """How long a stage that others depend on may take to become Current."""
+    patience: float = 2.0
+    """How long a pass waits for a stage to become Current; then it ends, so that its worker and repairs go on."""
     poll_first: float = 0.02
     poll_most: float = 1.0
 
@@ -152,14 +152,15 @@ class Applier:
         return True
 
     async def wait_until_current(self, manifests: Sequence[Manifest]) -> ObjectFailure | None:
-        """Waits until every object is healthy, on what the server answers; which is not when that cannot come true.
+        """Waits a little until every object is healthy, on what the server answers; the one that is not yet.
 
-        That is when the time is up, or when everything that is not healthy has failed.
+        That is `transient` while it may still come true, and `definite` when everything that is not healthy has failed.
         """
         waiting = {m.id: m for m in manifests}
         reason = ""
+        failed = False
         pause = self._settings.poll_first
-        with anyio.move_on_after(self._settings.current):
+        with anyio.move_on_after(self._settings.patience):
             while True:
                 for object_id, manifest in list(waiting.items()):
                     state, reason = await self._health(manifest)
@@ -168,13 +169,15 @@ class Applier:
                     elif state is not Health.DEGRADED:
                         break
                 else:
+                    failed = True
                     break
                 await anyio.sleep(pause)
                 pause = min(pause * 2, self._settings.poll_most)
         if not waiting:
             return None
         stuck = next(iter(waiting))
-        return ObjectFailure(str(stuck), f"is not ready, and what comes after it needs it: {reason}", "definite")
+        why = f"is not ready, and what comes after it needs it: {reason}"
+        return ObjectFailure(str(stuck), why, "definite" if failed else "transient")
 
     async def _health(self, manifest: Manifest) -> tuple[Health, str]:
         record = self._records.get(manifest.id)

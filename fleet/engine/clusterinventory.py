@@ -93,6 +93,10 @@ class ClusterInventory:
         _fence(there, inventory)
         return there.seq == inventory.seq
 
+    def is_known_as(self, inventory: Inventory) -> bool:
+        """Whether exactly this lies there, as far as we read or wrote since the cluster was last out of sight."""
+        return self._known and self._there == inventory
+
     def check(self, inventory: Inventory) -> None:
         """Raises InvalidInput for an inventory that no ConfigMap can hold."""
         size = len(_pack(inventory))

@@ -30,6 +30,15 @@ from fleet.model.objects import GroupKind, ObjectId
 Phase = Literal["idle", "applying", "applied", "failed", "errored"]
 
 
+class Wait(msgspec.Struct, frozen=True):
+    """A deploy that cannot go on before one of its stages is Current; monotonic seconds."""
+
+    stage: str
+    since: float
+    changed: int = 0
+    """Objects that the passes so far have written."""
+
+
 class Standing:
     """Where one bundle stands on this cluster."""
 
@@ -44,6 +53,10 @@ class Standing:
         self.attempts = 0
         self.settled = False
         """Whether everything stale is gone, or kept on purpose."""
+        self.landed = False
+        """Whether it was applied as a whole once: a rollout does not wait for it any more."""
+        self.wait: Wait | None = None
+        """What the deploy waits for between its passes; the phase is `applying` then."""
         self.suspended = False
         """Whether fleet.yaml suspends the bundle: nothing is written for it."""
         self.repairs = 0
@@ -63,6 +76,7 @@ class Standing:
         if (assignment.seq, assignment.digest) != (self.assignment.seq, self.assignment.digest):
             self.wanted, self.phase, self.outcome, self.message = None, "idle", None, ""
             self.fence, self.attempts, self.settled, self.repairs, self.blocked = 0, 0, False, 0, ()
+            self.landed, self.wait = False, None
         self.assignment = assignment
 
 

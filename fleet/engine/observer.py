@@ -103,6 +103,9 @@ class Observer:
         for object_id, record in self._records.of_kind(resource.group_kind):
             if object_id not in present and record.baseline is not None and object_id not in self._held:
                 self._suspects.pop(object_id, None)
+                # What was seen in a former session is no evidence: the kind counts as observed from here on.
+                if record.health is not Health.MISSING:
+                    self._set_health(record, Health.UNKNOWN, f"{_named(object_id)} is not listed")
                 self._suspect(object_id, "not listed")
         if self.kinds is not None:
             self.kinds.listed(resource)

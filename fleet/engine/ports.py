@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -214,6 +214,9 @@ class Store(Protocol):
     async def put_baselines(
         self, cluster: str, baselines: Sequence[Baseline], gone: Sequence[ObjectId] = ()
     ) -> None: ...
+
+    async def forget_clusters(self, kept: Collection[str]) -> Sequence[Drift]:
+        """Forgets what was applied to every cluster but these, and closes what is open there; the drifts it closed."""
 
     async def put_drift(self, drift: Drift) -> None:
         """Inserts or replaces by id."""

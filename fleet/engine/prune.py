@@ -35,18 +35,34 @@ class Pruner:
     """Deletes stale objects in one cluster."""
 
     def __init__(
-        self, client: ClusterClient, catalog: Callable[[], Catalog], *, concurrency: int, confirm: float
+        self,
+        client: ClusterClient,
+        catalog: Callable[[], Catalog],
+        *,
+        refresh: Callable[[], Awaitable[object]],
+        concurrency: int,
+        confirm: float,
     ) -> None:
-        """`confirm`: seconds to wait for a deleted object to be gone before it is left to the next pass."""
+        """`refresh`: asks the cluster anew what it serves, for `catalog`.
+
+        `confirm`: seconds to wait for a deleted object to be gone before it is left to the next pass.
+        """
         self._client = client
         self._catalog = catalog
+        self._refresh = refresh
         self._limit = anyio.CapacityLimiter(concurrency)
         self._confirm = confirm
 
     async def prune(self, inventory: Inventory, context: rules.PruneContext, *, max_objects: int | None) -> Pruned:
-        """One pass over `context.stale`. Never raises for a single object: its failure is data."""
+        """One pass over `context.stale`. Never raises for a single object: its failure is data.
+
+        Raises Unavailable or Rejected when it cannot be told which kinds the cluster serves.
+        """
         work = _Pass()
         stale = [entry for entry in inventory.entries if entry.id in context.stale]
+        if not all(self._is_served(entry) for entry in stale):
+            # A catalog that is only old proves nothing: what it lacks would be left behind, and forgotten.
+            await self._refresh()
         await self._each(stale, lambda entry: self._read(entry, work), work)
         context = msgspec.structs.replace(context, stale=context.stale - work.gone)
         decisions = rules.judge_all(inventory, work.live, context, max_objects=max_objects)
@@ -99,6 +115,10 @@ class Pruner:
     async def _get(self, entry: InventoryEntry) -> LiveObject:
         """Raises NotFound only when the cluster says so."""
         return await self._client.get(self._resource(entry), entry.id.namespace, entry.id.name)
+
+    def _is_served(self, entry: InventoryEntry) -> bool:
+        resource = self._catalog().find(GroupKind(entry.id.group, entry.id.kind))
+        return resource is not None and resource.namespaced == bool(entry.id.namespace)
 
     def _resource(self, entry: InventoryEntry) -> Resource:
         catalog = self._catalog()

@@ -14,6 +14,7 @@ import msgspec
 
 from fleet.core import inventory as inventories
 from fleet.core import ordering
+from fleet.core.ordering import StageName
 from fleet.engine.applier import Applier
 from fleet.engine.clusterinventory import ClusterInventory, Fenced
 from fleet.engine.halt import Halt
@@ -50,6 +51,8 @@ class Result(msgspec.Struct, frozen=True):
     retry_after: float | None = None
     begun: bool = True
     """Whether there was anything to do."""
+    waits: StageName | None = None
+    """The stage that has to become Current before the pass can go on; another pass looks again."""
 
 
 class Reconciler:
@@ -104,6 +107,7 @@ class Reconciler:
             standing = await self.standing(assignment, wanted)
             if standing is not None:
                 return standing
+            await self._doubt_lost(assignment.bundle)
             await self._claim(assignment, wanted)
             await self._doubt(work)
         except FleetError as error:
@@ -176,6 +180,8 @@ class Reconciler:
         changes = inventories.plan(known, wanted.by_id.values())
         claimed = inventories.union(known, changes, seq=assignment.seq, digest=assignment.digest)
         there = self._in_cluster_of(bundle)
+        if claimed == self.inventories.get(bundle) and there.is_known_as(claimed):
+            return  # a pass that goes on where the last one had to wait
         there.check(claimed)
         await self._keeper.put_inventory(self._cluster, claimed)
         self.inventories[bundle] = claimed
@@ -188,6 +194,16 @@ class Reconciler:
 
     def _todo(self, manifests: Iterable[Manifest]) -> list[Manifest]:
         return [m for m in manifests if not self._applier.is_current(m)]
+
+    async def _doubt_lost(self, bundle: str) -> None:
+        """A cluster without the inventory that we wrote there was made anew, or lost its data: nothing known counts.
+
+        Everything is applied again then, whether or not drift would be repaired.
+        """
+        if bundle not in self.inventories or await self._in_cluster_of(bundle).exists():
+            return
+        for _, record in self._records.of_bundle(bundle):
+            record.doubtful = record.baseline is not None
 
     async def _doubt(self, work: _Pass) -> None:
         """Forgets in the store what is known of objects that are about to get another manifest.
@@ -212,7 +228,10 @@ class Reconciler:
             following = [m for later in stages[number + 1 :] for m in later.manifests]
             if stages[number].wait and self._todo(following):
                 with work.halt.interruptible():
-                    work.blame(await self._applier.wait_until_current(stages[number].manifests))
+                    stuck = await self._applier.wait_until_current(stages[number].manifests)
+                    work.blame(stuck)
+                    if stuck is not None and stuck.kind == "transient":
+                        work.waits = stages[number].name
                 if work.is_over():
                     return
             number += 1
@@ -282,7 +301,8 @@ class Reconciler:
             return Result("applied", outcome)
         worst = next((f for f in work.failures if f.kind == "definite"), work.failures[0])
         phase: Phase = "failed" if worst.kind == "definite" else "errored"
-        return Result(phase, outcome, f"{worst.object}: {worst.error}", work.fence, work.retry_after)
+        message = f"{worst.object}: {worst.error}"
+        return Result(phase, outcome, message, work.fence, work.retry_after, waits=work.waits)
 
     def _outcome(self, wanted: Wanted, changed: int, failures: tuple[ObjectFailure, ...]) -> ApplyOutcome:
         current = len(wanted.by_id) - len(self._todo(wanted.by_id.values()))
@@ -303,6 +323,7 @@ class _Pass:
         self.changed = 0
         self.fence = 0
         self.retry_after: float | None = None
+        self.waits: StageName | None = None
 
     def is_over(self) -> bool:
         """Whether the next stage is not to be begun."""

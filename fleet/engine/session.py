@@ -32,7 +32,7 @@ from fleet.engine.prune import Pruner
 from fleet.engine.reconcile import Keeper, Reconciler
 from fleet.engine.repair import LASTING, Metrics, Repair
 from fleet.engine.watches import Watches
-from fleet.errors import FleetError, Rejected, StoreError, Unauthorized, Unavailable
+from fleet.errors import FleetError, InvalidInput, Rejected, StoreError, Unauthorized, Unavailable
 from fleet.model.cluster import Baseline, ClusterState
 from fleet.model.drift import Drift
 from fleet.model.objects import GroupKind, Manifest, ObjectId
@@ -175,7 +175,13 @@ class Session:
             self.applier.known_catalog,
             concurrency=settings.writes,
         )
-        pruner = Pruner(client, self.applier.known_catalog, concurrency=settings.writes, confirm=settings.prune_confirm)
+        pruner = Pruner(
+            client,
+            self.applier.known_catalog,
+            refresh=lambda: self.applier.discover(refresh=True),
+            concurrency=settings.writes,
+            confirm=settings.prune_confirm,
+        )
         self._deployer = Deployer(
             shared.fleet,
             member,
@@ -189,6 +195,7 @@ class Session:
             applied=shared.applied,
             monotonic=shared.clock.monotonic,
             jitter=shared.jitter,
+            claimed=lambda object_id: shared.claimed(member.name, object_id),
         )
         self._findings = Findings(
             member,
@@ -271,7 +278,9 @@ class Session:
     def health_changed(self, bundle: str) -> None:
         self._member.report(bundle)
         standing = self._member.standings.get(bundle)
-        if standing is not None and standing.phase == "applied" and not standing.settled:
+        if standing is None:
+            return
+        if standing.wait is not None or (standing.phase == "applied" and not standing.settled):
             self._put_after(bundle)
 
     def disowned(self, object_id: ObjectId) -> bool:
@@ -346,19 +355,27 @@ class Session:
             self.watches.retry(kind[0])
 
     async def _guard(self, key: Key, work: Awaitable[None]) -> None:
-        """One piece of work; what fails for a known reason is tried again with backoff."""
+        """One piece of work; one that fails is tried again with backoff, and the others go on."""
         try:
             await work
-        except Unauthorized:
+        except (Unauthorized, Overflow):
             raise
         except FleetError as error:
             attempt = self._failures[key] = self._failures.get(key, 0) + 1
             settings = self._settings
             wait = backoff.delay(attempt, self._shared.jitter(), base=settings.retry_base, cap=settings.retry_cap)
-            if isinstance(error, Rejected) and error.kind in LASTING:
+            if isinstance(error, InvalidInput) or (isinstance(error, Rejected) and error.kind in LASTING):
                 wait = settings.retry_cap
             _log.warning("%s: %s: %s; again in %.1fs", self._member.name, key, error, wait)
             self._put_after(key, max(wait, getattr(error, "retry_after", None) or 0.0))
+        # A defect that one object brings to light must not stop the whole cluster, again after every reconnect.
+        except Exception as error:
+            if isinstance(error, ExceptionGroup) and error.subgroup(Unauthorized) is not None:
+                raise
+            self._failures[key] = self._failures.get(key, 0) + 1
+            wait = self._settings.retry_cap
+            _log.exception("%s: %s failed %d times; again in %.1fs", self._member.name, key, self._failures[key], wait)
+            self._put_after(key, wait)
         else:
             self._failures.pop(key, None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 from sqlalchemy import Connection, delete, select
@@ -36,6 +36,17 @@ def put_inventory(connection: Connection, cluster: str, inventory: Inventory) ->
 def drop_inventory(connection: Connection, cluster: str, bundle: str) -> None:
     key = inventory_table.c
     connection.execute(delete(inventory_table).where(key.cluster == cluster, key.bundle == bundle))
+
+
+def forget_others(connection: Connection, kept: Collection[str]) -> frozenset[str]:
+    """Deletes what was applied to every cluster that is not one of `kept`; returns the names of those clusters."""
+    gone: set[str] = set()
+    for table in (inventory_table, baseline_table):
+        known = set(connection.execute(select(table.c.cluster).distinct()).scalars()) - set(kept)
+        for name in known:
+            connection.execute(delete(table).where(table.c.cluster == name))
+        gone |= known
+    return frozenset(gone)
 
 
 def baselines(connection: Connection, sealer: Sealer, cluster: str) -> tuple[Baseline, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 from sqlalchemy import Connection, delete, select
 
@@ -47,6 +49,19 @@ def read(
             raise NotFound(f"no drift {before}: start again from the first page")
         query = query.where(table.c.position < position)
     return tuple(codec.from_text(_drift, body, f"drift {name}") for name, body in connection.execute(query).all())
+
+
+def close_others(connection: Connection, kept: Collection[str], now: float) -> tuple[Drift, ...]:
+    """Closes what is open on clusters that are not one of `kept`: nobody looks there any more. Oldest first."""
+    query = select(table.c.id, table.c.cluster, table.c.body).where(table.c.open == 1).order_by(table.c.position)
+    closed = []
+    for name, cluster, body in connection.execute(query).all():
+        if cluster not in kept:
+            value = codec.from_text(_drift, body, f"drift {name}")
+            value = msgspec.structs.replace(value, state="healed", healed_at=now, message="")
+            put(connection, value)
+            closed.append(value)
+    return tuple(closed)
 
 
 def trim(connection: Connection, keep: int) -> int:

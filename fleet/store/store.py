@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -119,6 +119,16 @@ class Store:
         await self._database.write(
             lambda c: cluster.put_baselines(c, self._sealer, cluster_name, baselines, gone), durable=False
         )
+
+    async def forget_clusters(self, kept: Collection[str]) -> tuple[Drift, ...]:
+        """Forgets what was applied to every cluster but these, and closes what is open there; the drifts it closed."""
+        now, names = self._wall(), frozenset(kept)
+
+        def forget(connection: Connection) -> tuple[Drift, ...]:
+            cluster.forget_others(connection, names)
+            return drift.close_others(connection, names, now)
+
+        return await self._database.write(forget)
 
     async def put_drift(self, value: Drift) -> None:
         """Durable at the latest with the event that tells of it."""

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from fleet.core.canonical import canonical, same
+from fleet.core.canonical import MAX_DEPTH, canonical, same
+from fleet.errors import InvalidInput
 
 Step = str
 """One step of a fieldsV1 path: `f:name`, `k:{…}` or `v:…`."""
@@ -39,7 +40,7 @@ def confirm(live: Mapping[str, Any], dry_run: Mapping[str, Any]) -> bool:
     """Whether the answer to a dry-run apply differs from the live object: True is drift.
 
     Leaves out what the server writes by itself (managedFields, status, resourceVersion, generation) and the restart
-    annotation of pod templates.
+    annotation of pod templates. Raises as `differences`.
     """
     return next(differences(dry_run, live), None) is not None
 
@@ -47,7 +48,12 @@ def confirm(live: Mapping[str, Any], dry_run: Mapping[str, Any]) -> bool:
 def differences(
     wanted: Mapping[str, Any], live: Mapping[str, Any], field_sets: tuple[Mapping[str, Any], ...] = ()
 ) -> Iterator[Difference]:
-    """The differences in the order of the paths; `field_sets` are decoded fieldsV1 that name the keys of lists."""
+    """The differences in the order of the paths; `field_sets` are decoded fieldsV1 that name the keys of lists.
+
+    Raises InvalidInput for an object that is nested deeper than what may be released at all.
+    """
+    for body in (wanted, live):
+        _bound(body)
     yield from _walk(_comparable(wanted), _comparable(live), (), field_sets)
 
 
@@ -59,6 +65,20 @@ def descend(field_sets: tuple[Mapping[str, Any], ...], step: Step) -> tuple[Mapp
 def key_step(names: tuple[str, ...], item: Mapping[str, Any]) -> Step:
     """The step to an item of a list that is merged by these key fields."""
     return "k:" + canonical({name: item.get(name) for name in names}).decode()
+
+
+def _bound(body: Mapping[str, Any]) -> None:
+    """Level by level and without recursion, since what others put into an object may be of any depth."""
+    level: list[Any] = [body]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[Any] = []
+        for node in level:
+            children = node.values() if isinstance(node, Mapping) else node
+            inner.extend(child for child in children if isinstance(child, Mapping | list))
+        if not inner:
+            return
+        level = inner
+    raise InvalidInput(f"nested deeper than {MAX_DEPTH} levels: it cannot be compared")
 
 
 def _comparable(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -189,3 +189,16 @@ def test_a_pass_never_deletes_more_than_allowed_nor_anything_wanted(
     pruned = {i.name for i, d in _judge(*lives, max_objects=max_objects).items() if isinstance(d, inventory.Prune)}
     assert len(pruned) <= max_objects
     assert pruned <= stale - foreign
+
+
+# --- moves -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_another_bundle_claims_is_kept_until_it_is_tracked_there() -> None:
+    claim = _id("data", "PersistentVolumeClaim")
+    namespace = _id("n", "Namespace", "")
+    decisions = _judge(_live(claim), _live(namespace), max_objects=None, claimed={claim: "heir"})
+    assert _reason(decisions[claim]) == ("claimed", False)
+    assert _reason(decisions[namespace]) == ("namespace-in-use", False)
+    moved = _judge(_live(claim, bundle="heir"), claimed={claim: "heir"})
+    assert _reason(moved[claim]) == ("not-ours", True)
