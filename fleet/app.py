@@ -70,9 +70,16 @@ class ServeOptions(msgspec.Struct, frozen=True):
     """File with the credentials of the repository, for a private one (format: `fleet.git.credentials`)."""
 
 
-async def serve(options: ServeOptions, settings: Settings, listening: Callable[[Listening, Path], None]) -> None:
+async def serve(
+    options: ServeOptions,
+    settings: Settings,
+    listening: Callable[[Listening, Path], None],
+    stopping: Callable[[float], None] = lambda seconds: None,
+) -> None:
     """Runs the control plane until SIGTERM or SIGINT; `listening` is told once requests are answered.
 
+    `stopping` is called when a signal came, with the seconds that all of the end may take. The caller enforces them,
+    since a thread that a disk holds cannot be ended from within; what was decided is stored by then in any case.
     Raises Locked, StoreError, InvalidInput or Unavailable when it cannot start.
     """
     async with AsyncExitStack() as stack:
@@ -83,9 +90,16 @@ async def serve(options: ServeOptions, settings: Settings, listening: Callable[[
         plane = _Plane(options, settings, store)
         server = Server(plane.service, token, plane.metrics.render, settings.api, __version__)
         address = await server.start(options.host, options.port)
-        stack.push_async_callback(server.aclose)
+        api = await stack.enter_async_context(AsyncExitStack())
+        api.push_async_callback(server.aclose)
         listening(address, options.data_dir / "token")
-        await _until_told(plane.run, settings.engine.stop_timeout)
+
+        async def told() -> None:
+            stopping(settings.engine.stop_timeout)
+            # While the engine still runs: what is asked already is answered, and nothing more is taken.
+            await api.aclose()
+
+        await until_told(plane.run, told)
         # What the agents said last is stored after they have ended, before the store closes.
         with anyio.CancelScope(shield=True), anyio.move_on_after(settings.engine.stop_timeout):
             await plane.finish()
@@ -98,20 +112,24 @@ def reach(settings: Settings, fleet: Fleet) -> tuple[Connector, FileSecrets]:
     return KubeConnector(bounds.of(settings.kube)), secrets
 
 
-async def _until_told(run: Callable[[], Awaitable[None]], deadline: float) -> None:
-    """Runs until a signal asks for the end, or until `run` fails."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with anyio.create_task_group() as group:
+async def until_told(run: Callable[[], Awaitable[None]], told: Callable[[], Awaitable[None]]) -> None:
+    """Runs until a signal asks for the end, or until `run` fails; `told` comes between the signal and the end of `run`.
 
-            async def work() -> None:
-                await run()
-                group.cancel_scope.cancel()
+    Signals are handled no more once `told` is called.
+    """
+    async with anyio.create_task_group() as group:
 
-            group.start_soon(work, name="control plane")
+        async def work() -> None:
+            await run()
+            group.cancel_scope.cancel()
+
+        group.start_soon(work, name="control plane")
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for received in signals:
                 _log.info("%s: stopping", received.name)
-                group.cancel_scope.cancel()
                 break
+        await told()
+        group.cancel_scope.cancel()
 
 
 class _Plane:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,6 +88,7 @@ def serve(
             options,
             chosen,
             partial(_listening, session),
+            end_within,
             backend_options=_loop(),
         )
     except ExceptionGroup as group:
@@ -133,6 +136,24 @@ def _listening(session: Session, where: Listening, token: Path) -> None:
         return
     sys.stdout.write(json.dumps({"url": where.url, "tokenFile": str(token)}) + "\n")
     sys.stdout.flush()
+
+
+def end_within(seconds: float) -> None:
+    """From now on a second signal ends the process at once, and so does the end of its time (exit code 1).
+
+    The time is kept beside the event loop, and over the end of the interpreter, which waits for threads: one that a
+    disk holds would keep the process for ever.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    watchdog = threading.Timer(seconds, _overdue, (seconds,))
+    watchdog.daemon = True
+    watchdog.start()
+
+
+def _overdue(seconds: float) -> None:
+    os.write(2, f"fleet: not ended within {seconds:g} s: ending now; nothing that was decided is lost\n".encode())
+    os._exit(Exit.NO)
 
 
 def _loop() -> dict[str, Any]:

@@ -73,7 +73,9 @@ class Planner:
             await self._recall({digest for digests in self._in_force.values() for digest in digests.values()})
             wanted = {name: draft.digests for name, draft in drafting.drafts.items()}
             # Hundreds of bundles on hundreds of clusters take a moment, which the event loop must not wait for.
-            refused = await anyio.to_thread.run_sync(claims.refused, wanted, self._in_force, self._renders.members)
+            refused = await anyio.to_thread.run_sync(
+                claims.refused, wanted, self._in_force, self._renders.members, abandon_on_cancel=True
+            )
             errors = drafting.errors | refused
             planned = await self._conclude_all(fleet, drafting, errors, inputs)
             self._renders.shrink({digest for digests in self._in_force.values() for digest in digests.values()})

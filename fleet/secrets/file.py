@@ -33,12 +33,12 @@ class FileSecrets:
     async def read(self, name: str) -> bytes:
         """Raises NotFound without such a secret, Unavailable when it cannot be read, InvalidInput for a bad name."""
         if (path := self._single.get(name)) is not None:
-            return await anyio.to_thread.run_sync(_read, path, path.name)
+            return await anyio.to_thread.run_sync(_read, path, path.name, abandon_on_cancel=True)
         if not _NAME.match(name):
             raise InvalidInput(f"the secret name {name!r} may hold letters, digits, dots, dashes and underscores only")
         if self._folder is None:
             raise NotFound(f"secret {name}: fleet.yaml has no secrets.file.path to look for it in")
-        return await anyio.to_thread.run_sync(_read, self._folder / name, name)
+        return await anyio.to_thread.run_sync(_read, self._folder / name, name, abandon_on_cancel=True)
 
 
 def _read(path: Path, name: str) -> bytes:

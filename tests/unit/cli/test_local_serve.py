@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +75,27 @@ def test_what_is_not_in_a_repository_is_explained(offline: Fleet, tmp_path: Path
     assert "git -C plain init" in result.stderr
     assert offline("serve", "--fleet", "nowhere").exit_code == 2
     assert not (tmp_path / "state").exists()
+
+
+HELD = """
+import os, signal, sys, threading, time
+from fleet.cli.local_serve import end_within
+# A thread that a disk holds, for which the interpreter would wait.
+threading.Thread(target=time.sleep, args=(600,)).start()
+end_within(float(sys.argv[1]))
+if len(sys.argv) > 2:
+    os.kill(os.getpid(), int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["0.05"], 1), (["600", str(int(signal.SIGINT))], -signal.SIGINT), (["600", "15"], -signal.SIGTERM)],
+)
+def test_the_end_is_enforced(arguments: list[str], code: int) -> None:
+    """After its time, or at the second signal, whatever holds the process."""
+    ended = subprocess.run(
+        [sys.executable, "-c", HELD, *arguments], timeout=60, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code
+    assert ("not ended within 0.05 s" in ended.stderr) is (code == 1)

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from fleet.errors import InvalidInput, NotFound, Unavailable
@@ -37,3 +41,21 @@ async def test_a_failure_to_read_is_not_absence(tmp_path: Path) -> None:
 async def test_names_stay_in_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInput):
         await FileSecrets(tmp_path).read(name)
+
+
+async def test_a_disk_that_hangs_does_not_hold_who_stops_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs")
+    release = threading.Event()
+
+    def write() -> None:
+        release.wait(5)
+        (tmp_path / "hangs").write_bytes(b"late")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    for secrets, name in ((FileSecrets(tmp_path), "hangs"), (FileSecrets(single={"one": tmp_path / "hangs"}), "one")):
+        with anyio.move_on_after(0.05) as scope:
+            await secrets.read(name)
+        assert scope.cancelled_caught
+    release.set()
+    await anyio.to_thread.run_sync(writer.join)
