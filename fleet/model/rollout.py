@@ -174,6 +174,10 @@ class Member(msgspec.Struct, frozen=True):
     """Seconds of the wave's `bake_clock` that do not count for this cluster (not seen healthy, or before a repair)."""
     unwell: float = 0.0
     """Unbroken seconds of not being healthy since the wave began to bake."""
+    former: HistoryEntry | None = None
+    """What the cluster held before this rollout touched it, and gets back if it does not apply; None: nothing."""
+    debt: HistoryEntry | None = None
+    """What was owed to the cluster then."""
 
 
 class WaveRun(msgspec.Struct, frozen=True):

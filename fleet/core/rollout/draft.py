@@ -182,6 +182,7 @@ class Draft:
             # What was owed is older than what the cluster gets now.
             record = replace(record, owed=None, debt=None)
         self.put_record(cluster, record)
+        self._withdrawn = [name for name in self._withdrawn if name != cluster]
         self._deploys.append(
             Deploy(
                 cluster=cluster,
@@ -207,9 +208,12 @@ class Draft:
         return seq
 
     def withdraw(self, cluster: str) -> None:
-        """Leaves what is on a cluster to itself; only the fencing number is remembered."""
+        """Leaves what is on a cluster to itself; only the fencing number is remembered, and whether it is there."""
         self.put_record(cluster, ClusterRecord(seq=self.record(cluster).seq))
+        known = self.reports.get(cluster)
         self.reports = {c: report for c, report in self.reports.items() if c != cluster}
+        if known is not None and self.belongs(cluster):
+            self.reports = {**self.reports, cluster: unassigned(known)}
         self._withdrawn.append(cluster)
 
     def mark_good(self, cluster: str, entry: HistoryEntry, *, returned: bool = False) -> None:
@@ -269,6 +273,11 @@ class Draft:
 
     def _versioned(self, rollout: Rollout) -> Rollout:
         return replace(rollout, version=rollout.version + 1) if rollout.id in self._touched else rollout
+
+
+def unassigned(report: MemberReport) -> MemberReport:
+    """What a report still says of a cluster that is assigned nothing: whether it is there."""
+    return MemberReport(cluster=report.cluster, bundle=report.bundle, reachable=report.reachable)
 
 
 def assignment(bundle: str, deploy: Deploy) -> Assignment:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from fleet.core.rollout import lifecycle, member
+from fleet.core.rollout import lifecycle, member, undo
 from fleet.core.rollout.draft import Draft
 from fleet.core.rollout.evidence import concerns
 from fleet.model.rollout import ClusterRecord, FactsChanged, Member, RolloutState, WaveRun, WaveState
@@ -73,6 +73,7 @@ def _skipped(draft: Draft, run: WaveRun, one: Member) -> Member:
         return one
     after = member.skip(one, reason, draft.now.wall)
     draft.say_member(run, one, after)
+    undo.leave(draft, run, one)
     return after
 
 

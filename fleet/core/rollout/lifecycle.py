@@ -8,11 +8,12 @@ for, so that a fix passes at once.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Literal
 
 import msgspec
 
-from fleet.core.rollout import gate, member, quarantine, wave
+from fleet.core.rollout import gate, member, quarantine, undo, wave
 from fleet.core.rollout.draft import Draft
 from fleet.core.rollout.evidence import concerns, reachable
 from fleet.model.rollout import (
@@ -168,17 +169,19 @@ def _drained(draft: Draft, run: WaveRun, one: Member, word: str) -> Member:
     if not member.in_flight(one):
         return one
     after = member.advance(one, draft.reports.get(one.cluster), run.plan.health, draft.listening, draft.now.wall)
-    if one.state is MemberState.APPLYING:
-        if after.state is MemberState.APPLYING and _outstanding(draft, one):
-            return one
-        if after.state is not MemberState.APPLYING:
-            wave.tell(draft, run, one, after)
-            one = after
-    if not member.in_flight(one):
+    if one.state is MemberState.APPLYING and after.state is MemberState.APPLYING and _outstanding(draft, one):
         return one
-    skipped = member.skip(one, word, draft.now.wall, one.message)
-    draft.say_member(run, one, skipped)
-    return skipped
+    landed = one
+    if one.state in (MemberState.APPLYING, MemberState.ERRORED) and after.state is not one.state:
+        wave.tell(draft, run, one, after)
+        landed = after
+    if member.in_flight(landed):
+        skipped = member.skip(landed, word, draft.now.wall, landed.message)
+        draft.say_member(run, landed, skipped)
+        landed = skipped
+    if landed.state is not MemberState.FAILED:
+        undo.leave(draft, run, one)
+    return landed
 
 
 def _outstanding(draft: Draft, one: Member) -> bool:
@@ -190,8 +193,11 @@ def _outstanding(draft: Draft, one: Member) -> bool:
     return told is None or told.phase in ("idle", "applying")
 
 
-def cut_short(draft: Draft, word: str, reason: str) -> None:
-    """Ends the running rollout without draining: what it left under way is fenced by the next seq (I10)."""
+def cut_short(draft: Draft, word: str, reason: str, sent: Collection[str] = ()) -> None:
+    """Ends the running rollout without draining: what it left under way is fenced by the next seq (I10).
+
+    Clusters in `sent` are given something else by this very decision.
+    """
     index = wave.current(draft.running)
     if index is not None:
         run = draft.running.waves[index]
@@ -200,6 +206,8 @@ def cut_short(draft: Draft, word: str, reason: str) -> None:
             if member.in_flight(one):
                 members[i] = member.skip(one, word, draft.now.wall, reason)
                 draft.say_member(run, one, members[i])
+                if one.cluster not in sent:
+                    undo.leave(draft, run, one)
         draft.put_wave(index, replace(run, members=tuple(members)))
     end(draft, RolloutState.ABORTED, reason)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from fleet.core.rollout import undo
 from fleet.core.rollout.draft import Draft
 from fleet.model.rollout import BundleState, Release, Rollout
 
@@ -45,9 +46,7 @@ def condemn(draft: Draft, release_id: str, content: str, digests: Mapping[str, s
     draft.quarantined = _newest({**draft.quarantined, content: why}, KEPT)
     draft.condemned = _newest({**draft.condemned, content: dict(digests)}, KEPT_WHOLE)
     draft.say("release.quarantined", release=release_id, content=content, reason=why)
-    for cluster, record in tuple(draft.records.items()):
-        if record.debt is not None and record.debt.content == content:
-            draft.owe(cluster, None)
+    undo.forgive(draft, content)
     draft.joining = {c: j for c, j in draft.joining.items() if j.entry.content != content}
 
 

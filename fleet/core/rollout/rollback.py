@@ -74,7 +74,8 @@ def begin(draft: Draft, command: Commanded) -> str | None:
     if known is not None:
         return f"release {command.target.id} is quarantined: {known}"
     if active is not None:
-        lifecycle.cut_short(draft, "aborted", f"rolled back by {command.actor}")
+        sent = [c for c, entry in found.destinations.items() if entry is not None and c not in draft.paused_clusters]
+        lifecycle.cut_short(draft, "aborted", f"rolled back by {command.actor}", sent)
     _go(draft, command, command.target, found)
     return None
 

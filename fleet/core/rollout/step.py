@@ -20,7 +20,7 @@ from fleet.core.rollout import (
     rollback,
     wave,
 )
-from fleet.core.rollout.draft import Draft
+from fleet.core.rollout.draft import Draft, unassigned
 from fleet.model.cluster import MemberReport
 from fleet.model.events import Event
 from fleet.model.rollout import (
@@ -75,7 +75,10 @@ def aged(state: BundleState, elapsed: float) -> BundleState:
 
 
 def _report(draft: Draft, reports: Iterable[MemberReport]) -> None:
-    draft.reports = {**draft.reports, **{report.cluster: report for report in reports}}
+    """What an agent still says of an assignment that was withdrawn meanwhile tells only that its cluster is there."""
+    held = ((r, draft.record(r.cluster).recorded) for r in reports)
+    heard = {r.cluster: unassigned(r) if recorded is None and r.seq else r for r, recorded in held}
+    draft.reports = {**draft.reports, **heard}
 
 
 def _command(draft: Draft, event: Commanded) -> str | None:

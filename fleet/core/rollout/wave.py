@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
-from fleet.core.rollout import gate, member, quarantine
+from fleet.core.rollout import gate, member, quarantine, undo
 from fleet.core.rollout.draft import Draft
 from fleet.core.rollout.evidence import GRACE, Sight, reachable, sight
-from fleet.model.cluster import Purpose
+from fleet.model.cluster import ApplyOutcome, Purpose
 from fleet.model.rollout import (
     GateRun,
     GateState,
@@ -31,6 +32,8 @@ UNREACHABLE_MAX = 1
 """Unreachable clusters that a wave skips at most (the default of `unreachable.max`)."""
 BLOCKED_TIMEOUT = 3600.0
 """Seconds in Blocked(unreachable) before the rollout halts (the default of `blockedTimeout`)."""
+FAILED_OBJECTS = 20
+"""Objects that an event names at most."""
 NAMED = 3
 """Clusters that a reason names before it counts the rest."""
 
@@ -148,6 +151,8 @@ def observe(draft: Draft, index: int) -> None:
     for i, one in enumerate(members):
         if member.in_flight(one):
             members[i] = refenced(draft, wave, follow(draft, wave, one), "forward")
+            if member.given_up(members[i]):
+                undo.leave(draft, wave, one)
     draft.put_wave(index, replace(wave, members=tuple(members)))
 
 
@@ -185,12 +190,17 @@ def tell(draft: Draft, wave: WaveRun, before: Member, after: Member) -> None:
             wave=wave.plan.name,
             cluster=after.cluster,
             seq=after.seq,
+            attempt=after.attempts,
             result="applied" if after.state is MemberState.VERIFYING else after.state.lower(),
-            objects=None if outcome is None else outcome.total,
-            changed=None if outcome is None else outcome.changed,
-            pruned=None if outcome is None else outcome.pruned,
+            objects=None if outcome is None else _counted(outcome),
         )
     draft.say_member(wave, before, after)
+
+
+def _counted(outcome: ApplyOutcome) -> dict[str, Any]:
+    """Plain values, for the event log."""
+    shown = replace(outcome, failed=outcome.failed[:FAILED_OBJECTS])
+    return dict(msgspec.to_builtins(shown))
 
 
 def concurrency(limit: int | str, counted: int) -> int:
@@ -256,6 +266,7 @@ def _already(draft: Draft, one: Member) -> Member | None:
 def _apply(draft: Draft, wave: WaveRun, one: Member) -> Member:
     rollout = draft.running
     recorded = draft.record(one.cluster).recorded
+    one = undo.remember(draft, one)
     intent = entry(draft, rollout, one.cluster, one.digest)
     seq = draft.deploy(one.cluster, intent, "forward", rollout.id, wave.plan.name)
     return member.begin(one, seq, None if recorded is None else recorded.release, draft.now.wall)

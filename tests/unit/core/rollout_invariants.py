@@ -45,6 +45,10 @@ class Invariants:
         self.baked: dict[tuple[str, str], float] = {}
         """(rollout, cluster) → seconds seen healthy since it was Updated, and since the last repair."""
         self.repairs: dict[str, int] = {}
+        self.purposes: dict[str, str] = {}
+        """Cluster → why it was given what it is assigned."""
+        self.landed: set[tuple[str, int]] = set()
+        """(cluster, seq) of every intent that a cluster carried out, as far as it can be."""
 
     def __call__(self, before: BundleState, event: RolloutEvent | None, step: Step, elapsed: float) -> None:
         after = step.state
@@ -57,6 +61,7 @@ class Invariants:
         self.intents_are_in_the_records(before, after, step)
         self.waves_in_order_with_their_gates(before, after, step)
         self.nothing_quarantined_starts(before, after, event, step)
+        self.nothing_lands_unwatched(after, step)
         self.bounded_flight(after)
         self.verdicts_have_evidence(before, after, step)
         self.verdicts_are_final(before, after, event, step)
@@ -146,6 +151,20 @@ class Invariants:
             recorded = after.records[deploy.cluster].recorded
             if deploy.purpose in ("forward", "catchup") and recorded is not None:
                 assert recorded.content not in before.quarantined
+
+    def nothing_lands_unwatched(self, after: BundleState, step: Step) -> None:
+        """I6: an intent that was not carried out stands only while a rollout watches it, or as a catch-up that may."""
+        self.purposes.update((deploy.cluster, deploy.purpose) for deploy in step.deploys)
+        for cluster, report in after.reports.items():
+            if report.reachable and report.phase in ("applied", "failed"):
+                self.landed.add((cluster, report.seq))
+        flying = {m.cluster for r, _, m in members(after) if r == after.active and flies(m)}
+        for cluster, record in after.records.items():
+            recorded, purpose = record.recorded, self.purposes.get(cluster)
+            if recorded is None or cluster in flying or (cluster, record.seq) in self.landed:
+                continue
+            assert purpose != "forward", f"{cluster} may still apply what no rollout waits for"
+            assert purpose != "catchup" or recorded.content not in after.quarantined
 
     @staticmethod
     def bounded_flight(after: BundleState) -> None:

@@ -70,6 +70,8 @@ class SimulatedCluster:
         """Digest → what comes of it here."""
         self.restarts = 0
         self.fence = 0
+        self.paused = False
+        """Nothing is written then; what was applied before is still looked at."""
 
     def report(self) -> MemberReport:
         assigned = self.assigned
@@ -88,6 +90,8 @@ class SimulatedCluster:
         )
         if assigned.seq <= self.fence:
             return msgspec.structs.replace(told, phase="errored", message="fenced", fence=self.fence)
+        if self.paused and self.applied is not assigned:
+            return msgspec.structs.replace(told, phase="idle")
         how = self.behaviour.get(assigned.digest or "", "good")
         if how == "slow":
             return told
@@ -149,6 +153,9 @@ class World:
         for deploy in step.deploys:
             self.deploys.append(deploy)
             self.clusters.setdefault(deploy.cluster, SimulatedCluster(deploy.cluster)).assigned = deploy
+        for name in step.withdrawn:
+            if name in self.clusters:
+                self.clusters[name].assigned = None
         if self.check is not None:
             self.check(before, event, step)
 
@@ -191,6 +198,8 @@ class World:
 
     def facts(self, *, clusters: Iterable[str] | None = None, deletion: Literal["orphan", "delete"] = "orphan") -> Step:
         present = frozenset(self.clusters if clusters is None else clusters)
+        for cluster in self.clusters.values():
+            cluster.paused = cluster.name in self.paused
         return self.decide(
             FactsChanged(
                 clusters=present,
