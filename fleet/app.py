@@ -11,7 +11,7 @@ import os
 import random
 import secrets as randomness
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -39,7 +39,9 @@ from fleet.git.failures import display
 from fleet.git.mirror import GitMirrors
 from fleet.kube import bounds
 from fleet.kube.connect import KubeConnector
+from fleet.model.events import Event
 from fleet.model.fleetfile import Fleet, GitSource
+from fleet.model.rollout import WaveState
 from fleet.render import renderer
 from fleet.secrets.file import FileSecrets
 from fleet.settings import EngineSettings, Settings
@@ -49,6 +51,8 @@ from fleet.telemetry.follow import TraceFollower
 from fleet.telemetry.metrics import LagSampler, Metrics
 
 _log = logging.getLogger(__name__)
+
+_ENDED_WAVES = (WaveState.PASSED, WaveState.SKIPPED, WaveState.FAILED)
 
 _OWN_CREDENTIALS = "the credentials of the repository of fleet.yaml"
 """No name that fleet.yaml could give to a secret."""
@@ -147,7 +151,7 @@ class _Plane:
         self._contents = Contents(store)
         secrets = FileSecrets(single={_OWN_CREDENTIALS: options.secret} if options.secret is not None else {})
         assignments = Assignments()
-        self._conductor = Conductor(store, assignments, self._log.stored, clock=self._clock)
+        self._conductor = Conductor(store, assignments, self._decided, clock=self._clock)
         self._agents = agents.Agents(
             agents.Parts(
                 connector=KubeConnector(bounds.of(settings.kube), options.data_dir),
@@ -197,6 +201,7 @@ class _Plane:
                 secrets=secrets,
                 shared=self._shared,
                 clock=self._clock,
+                rendered=self.metrics.render_seconds.observe,
             )
         )
         self._configuration = config
@@ -251,6 +256,20 @@ class _Plane:
             settings=_session_settings(self._settings.engine),
             claimed=self._planner.claimant,
         )
+
+    def _decided(self, events: Sequence[Event]) -> None:
+        """Of a decision that is stored."""
+        self._log.stored(events)
+        for event in events:
+            if event.type == "wave.state" and event.data["to"] in _ENDED_WAVES:
+                self._time_wave(event)
+
+    def _time_wave(self, event: Event) -> None:
+        state = self._conductor.state(event.bundle or "")
+        for rollout in (state.active, state.previous) if state is not None else ():
+            for run in rollout.waves if rollout is not None and rollout.id == event.rollout else ():
+                if run.plan.name == event.wave and run.started_at is not None and run.ended_at is not None:
+                    self.metrics.wave_seconds.observe(run.ended_at - run.started_at)
 
     def _applied(self, result: str, seconds: float) -> None:
         self.metrics.apply_seconds.observe(seconds)
@@ -309,6 +328,9 @@ def _session_settings(engine: EngineSettings) -> session.SessionSettings:
     return msgspec.structs.replace(
         usual,
         writes=engine.concurrent_applies,
+        queue=engine.queue,
+        retry_base=engine.retry_base,
+        retry_cap=engine.retry_cap,
         lost_after=lost_after,
         probe=min(usual.probe, lost_after / 2),
         probe_deadline=min(usual.probe_deadline, lost_after / 4),

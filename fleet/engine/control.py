@@ -57,6 +57,8 @@ class Parts(msgspec.Struct, frozen=True):
     secrets: Secrets
     shared: Callable[[Fleet], Shared]
     clock: Clock
+    rendered: Callable[[float], None] = lambda seconds: None
+    """Takes the seconds that rendering a bundle for all its clusters took, where that brought something new."""
 
 
 class Control:
@@ -170,6 +172,7 @@ class Control:
         self._problems.pop(planned.bundle, None)
         if not planned.changed or planned.release is None or planned.plan is None:
             return
+        self._parts.rendered(planned.ended - planned.started)
         span = {"name": "render", "start": planned.started, "end": planned.ended}
         self._say("release.rendered", planned.bundle, {"release": planned.release.id, "spans": [span]})
         await self._parts.conductor.submit(ReleaseReady(planned.release, planned.plan))

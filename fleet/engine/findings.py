@@ -177,6 +177,7 @@ def _told(drift: Drift) -> dict[str, Any]:
         "state": drift.state,
         "manager": drift.manager,
         "operation": drift.operation,
+        "detectedAt": drift.detected_at,
         "changedAt": drift.changed_at,
         "fields": [
             {"path": f.path, "wanted": f.wanted, "live": f.live, "manager": f.manager} for f in drift.fields[:TOLD]

@@ -142,7 +142,7 @@ class Poller:
             self._around.observe(now - started)
         if moved or before.error is not None:
             told = {"sha": sha, "previous": before.sha, "author": commit.author, "message": commit.message}
-            self._say("source.fetched", told)
+            self._say("source.fetched", told | ({"seconds": round(now - started, 6)} if moved else {}))
         if moved:
             self._around.changed(before.name)
 

@@ -84,7 +84,7 @@ class Metrics:
             "fleet_apply_seconds", "One pass over all objects of a bundle on a cluster."
         )
         self.source_fetch_seconds = self._histogram("fleet_source_fetch_seconds", "Fetching a commit of a source.")
-        self.render_seconds = self._histogram("fleet_render_seconds", "Rendering a bundle for a cluster.")
+        self.render_seconds = self._histogram("fleet_render_seconds", "Rendering a bundle for all its clusters.")
         self.wave_seconds = self._histogram("fleet_wave_seconds", "From the start of a wave to its end.", SLOW)
         self.loop_lag_seconds = self._histogram(
             "fleet_event_loop_lag_seconds", "How late the event loop runs what is due."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,7 @@ def test_a_repository_that_is_moved_away_is_no_empty_one(site: Site) -> None:
         assert site.config(cluster, "own") is not None
         # What is released is kept in place all the while.
         cluster.kubectl("-n", site.namespace("own"), "delete", "configmap", "settings")
-        plane.wait(lambda cluster=cluster: site.config(cluster, "own"), lambda c: c is not None, "healed")
+        plane.wait(partial(site.config, cluster, "own"), lambda c: c is not None, "healed")
     away.rename(here)
     sha = site.push(folder("own", app("back")), "back again")
     plane.wait_state("own", sha, "Succeeded")

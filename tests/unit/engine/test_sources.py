@@ -152,6 +152,8 @@ async def test_a_failure_keeps_the_commit_and_recovery_is_told() -> None:
         assert (state.error, state.since) == (None, None)
         group.cancel_scope.cancel()
     assert [event.type for event in world.events] == ["source.fetched", "source.failed", "source.fetched"]
+    # Traces tell how long a fetch took; that the server is back fetched nothing.
+    assert ["seconds" in event.data for event in world.events] == [True, False, False]
     assert world.changed == ["apps"]
 
 
