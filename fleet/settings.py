@@ -116,18 +116,17 @@ class RenderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Agents, conductor, sources."""
+    """Agents."""
 
     unknown_after: Seconds = 75.0
     """Age at which what was last seen of a cluster no longer counts."""
-    verify_interval: Seconds = 86_400.0
-    """Period of the slow background check of every object (drift.md 1.1, step 11)."""
-    retry_base: Seconds = 1.0
-    retry_cap: Seconds = 120.0
+    retry_base: Seconds = 0.5
+    """Pause before work on a cluster that failed for a reason that may pass is tried again; doubled by each failure."""
+    retry_cap: Seconds = 60.0
     concurrent_applies: Count = 8
     """Objects of one stage that are written at once, per cluster."""
-    inbox: Count = 65_536
-    """Keys that wait for the conductor."""
+    queue: Count = 100_000
+    """Bundles and suspect objects of one cluster that may wait for a worker."""
     stop_timeout: Seconds = 10.0
     """What SIGTERM leaves for a clean end."""
 

@@ -62,11 +62,10 @@ DEFAULTS: dict[str, dict[str, object]] = {
     },
     "engine": {
         "unknown_after": 75.0,
-        "verify_interval": 86_400.0,
-        "retry_base": 1.0,
-        "retry_cap": 120.0,
+        "retry_base": 0.5,
+        "retry_cap": 60.0,
         "concurrent_applies": 8,
-        "inbox": 65_536,
+        "queue": 100_000,
         "stop_timeout": 10.0,
     },
     "api": {
