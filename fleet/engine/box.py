@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import anyio
 
-from fleet.errors import FleetError
+from fleet.errors import FleetError, StoreError
 from fleet.model.cluster import MemberReport
 from fleet.model.rollout import BundleState, Commanded, FactsChanged, ReleaseReady, Rollout
 
@@ -27,6 +27,13 @@ class Inbox:
 
     def hear(self, reports: Mapping[str, MemberReport]) -> None:
         self.reports.update(reports)
+
+    def add(self, reports: Mapping[str, MemberReport]) -> None:
+        """Only for clusters of which nothing waits that says more."""
+        for cluster, report in reports.items():
+            waiting = self.reports.get(cluster)
+            if waiting is None or waiting.seq == 0:
+                self.reports[cluster] = report
 
     def snapshot(self) -> Inbox:
         copy = Inbox()
@@ -68,6 +75,8 @@ class Box:
         self.submitted: list[Answer] = []
         self.stored_at = 0.0 if now is None else now
         self.failures = 0
+        self.doubt: StoreError | None = None
+        """Why it is not known whether the last decision is stored."""
         self._wake_at = now
         self._retry_at: float | None = None
         self._decided_at: float | None = None

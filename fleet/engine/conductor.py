@@ -14,28 +14,25 @@ import logging
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import anyio
 import msgspec
 
 from fleet.aio.clock import Clock, RealClock
 from fleet.core import rollout as engine
-from fleet.core import targets
 from fleet.core.backoff import delay
 from fleet.engine.assignments import Assignments
-from fleet.engine.box import Answer, Box
-from fleet.engine.decisions import Decision, reports_of
+from fleet.engine.box import Answer, Box, Inbox
+from fleet.engine.conductor_ports import Store
+from fleet.engine.decisions import Decision, facts_of, reports_of
 from fleet.errors import Conflict, FleetError, NotFound, StoreError, Unavailable
-from fleet.model.cluster import Assignment, MemberReport
+from fleet.model.cluster import MemberReport
 from fleet.model.events import Event
-from fleet.model.fleetfile import Bundle, Fleet
+from fleet.model.fleetfile import Fleet
 from fleet.model.rollout import (
     BundleState,
     Commanded,
-    Commit,
-    FactsChanged,
-    Release,
     ReleaseReady,
     Rollout,
     Step,
@@ -45,16 +42,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-
-class Store(Protocol):
-    """The part of the store that decisions live in."""
-
-    async def commit(self, commit: Commit) -> Sequence[Event]: ...
-    async def append(self, events: Sequence[Event]) -> Sequence[Event]: ...
-    async def bundle_states(self) -> Sequence[BundleState]: ...
-    async def assignments(self) -> Sequence[Assignment]: ...
-    async def release(self, release: str) -> Release | None: ...
-    async def rollout(self, rollout: str) -> Rollout | None: ...
+MISSED = 500
+"""Events that are read at once of those that were stored without an answer."""
 
 
 class ConductorSettings(msgspec.Struct, frozen=True):
@@ -76,7 +65,8 @@ class ConductorSettings(msgspec.Struct, frozen=True):
 class Conductor:
     """`run` is the actor; everything else only fills its boxes. For one event loop.
 
-    `told` gets the events of every stored decision, with their sequence numbers.
+    `told` gets the events of every stored decision, with their sequence numbers; where an answer of the store was lost,
+    all that is new in the log.
     """
 
     def __init__(
@@ -101,6 +91,8 @@ class Conductor:
         self._commands: deque[Answer] = deque()
         self._bell = anyio.Event()
         self._restored = False
+        self._seq = 0
+        """Of the newest event that was told."""
 
     # --- what others call --------------------------------------------------------------------------------------------
 
@@ -108,6 +100,7 @@ class Conductor:
         """Loads what was decided before this process began; raises StoreError. Agents may read assignments after it."""
         states = await self._store.bundle_states()
         self._assignments.load(await self._store.assignments())
+        self._seq = await self._store.last_seq()
         now = self._clock.monotonic()
         for state in states:
             unseen = msgspec.structs.replace(state, reports={}, listening=0.0)
@@ -147,7 +140,7 @@ class Conductor:
         if not report.bundle:
             self._reachable[report.cluster] = report.reachable
             for bundle in self._bundles.values():
-                bundle.inbox.hear(reports_of([(report.cluster, report.reachable)], bundle.state))
+                bundle.inbox.add(reports_of([(report.cluster, report.reachable)], bundle.state))
         elif not report.reachable and report.cluster not in self._reachable:
             return
         elif (found := self._bundles.get(report.bundle)) is not None:
@@ -210,6 +203,8 @@ class Conductor:
     async def _decide(self, bundle: Box) -> None:
         """One decision about all that waits for a bundle; what fails is tried again."""
         try:
+            if bundle.doubt is not None:
+                await self._settle_doubt(bundle)
             await self._turn(bundle)
         except Conflict as error:
             log.warning("bundle %s: %s; reading it again", bundle.state.bundle, error)
@@ -225,8 +220,7 @@ class Conductor:
         taken, answers = bundle.inbox.snapshot(), list(bundle.submitted)
         decision, now = self._begin(bundle)
         decision.take(taken)
-        await self._conclude(bundle, decision, now)
-        bundle.inbox.remove(taken)
+        await self._conclude(bundle, decision, now, taken)
         for answer in answers:
             bundle.submitted.remove(answer)
             answer.give()
@@ -235,19 +229,34 @@ class Conductor:
         now = self._clock.monotonic()
         return Decision(bundle.state, self._clock.wall(), bundle.elapsed(now)), now
 
-    async def _conclude(self, bundle: Box, decision: Decision, now: float) -> None:
-        """Stores a decision and acts on it; raises StoreError or Conflict, and nothing was done then."""
+    async def _conclude(self, bundle: Box, decision: Decision, now: float, taken: Inbox | None = None) -> None:
+        """Stores a decision (about what was `taken`) and acts on it.
+
+        Raises StoreError or Conflict, and nothing was done then; after a StoreError it may be stored all the same.
+        """
         old = now - bundle.stored_at >= self._settings.checkpoint
         if decision.changed or (old and decision.wake_after is not None):
-            events = await self._stored(self._store.commit(decision.commit()))
+            try:
+                events = await self._stored(self._store.commit(decision.commit()))
+            except StoreError as error:
+                bundle.doubt = error
+                raise
             bundle.state, bundle.stored_at = decision.durable(), now
             self._assignments.publish(decision.assignments, decision.withdrawn)
-            self._told(events)
+            self._tell(events)
         else:
             bundle.state = decision.state
         due = None if decision.wake_after is None else now + decision.wake_after
         bundle.decided(now, None if due is None else min(due, bundle.stored_at + self._settings.checkpoint))
-        bundle.inbox.hear(reports_of(self._reachable.items(), bundle.state))
+        if taken is not None:
+            bundle.inbox.remove(taken)
+        # What an agent said while this was being stored is newer, and it says it once.
+        bundle.inbox.add(reports_of(self._reachable.items(), bundle.state))
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        if events:
+            self._seq = max(self._seq, events[-1].seq)
+            self._told(events)
 
     async def _stored(self, call: Awaitable[T]) -> T:
         """Whether a call that ran out of time was carried out is not known; the next one finds out by its version."""
@@ -266,14 +275,26 @@ class Conductor:
             answer.give(error=error)
         bundle.submitted.clear()
 
+    async def _settle_doubt(self, bundle: Box) -> None:
+        """Whether the last decision was stored, or not, is in the store. Raises StoreError; Conflict when it was."""
+        states = await self._stored(self._store.bundle_states())
+        stored = next((state.version for state in states if state.bundle == bundle.state.bundle), 0)
+        if stored != bundle.state.version:
+            raise Conflict(f"version {stored} is stored, and {bundle.state.version} was known")
+        bundle.doubt = None
+
     async def _reload(self, bundle: Box) -> None:
         """Somebody else decided, or a commit succeeded whose answer was lost: the store has the word."""
         try:
             states = {state.bundle: state for state in await self._stored(self._store.bundle_states())}
             assignments = await self._stored(self._store.assignments())
+            while missed := await self._stored(self._store.events(self._seq, MISSED)):
+                self._tell(missed)
         except StoreError as error:
+            bundle.doubt = error
             self._put_off(bundle, error)
             return
+        bundle.doubt = None
         name, seen = bundle.state.bundle, bundle.state
         stored = states.get(name, BundleState(bundle=name))
         bundle.state = msgspec.structs.replace(stored, reports=seen.reports, listening=seen.listening)
@@ -297,8 +318,10 @@ class Conductor:
 
     async def _carry_out(self, command: Commanded) -> Rollout:
         bundle = self._addressed(command)
-        if bundle.due(self._clock.monotonic()):
+        if bundle.due(self._clock.monotonic()) or bundle.doubt is not None:
             await self._decide(bundle)
+        if bundle.doubt is not None:
+            raise StoreError(f"{bundle.doubt}; nothing was done")
         if command.name == "rollback":
             command = await self._with_target(bundle, command)
         decision, now = self._begin(bundle)
@@ -309,6 +332,9 @@ class Conductor:
             await self._conclude(bundle, decision, now)
         except Conflict:
             await self._reload(bundle)
+            raise
+        except StoreError as error:
+            self._put_off(bundle, error)
             raise
         rollout = decision.find(None if command.name == "rollback" else command.rollout)
         if rollout is None:
@@ -334,7 +360,7 @@ class Conductor:
 
     async def _refuse(self, command: Commanded, step: Step) -> None:
         """Leaves an entry in the event log, also of what was not done; always raises."""
-        self._told(await self._stored(self._store.append(step.events)))
+        self._tell(await self._stored(self._store.append(step.events)))
         if command.rollout is not None and await self._stored(self._store.rollout(command.rollout)) is None:
             raise NotFound(f"no rollout {command.rollout}; `fleet rollouts` lists what there is")
         raise Conflict(step.refused or "the command does not apply")
@@ -360,24 +386,9 @@ class Conductor:
             self._bundles[name] = Box(BundleState(bundle=name))
         for name, bundle in self._bundles.items():
             wanted = known.get(name)
-            bundle.inbox.facts = _facts(fleet, wanted, alive)
+            bundle.inbox.facts = facts_of(fleet, wanted, alive)
 
     @property
     def waiting(self) -> int:
         """Bundles and commands that wait for a decision."""
         return len(self._commands) + sum(bool(bundle.inbox) for bundle in self._bundles.values())
-
-
-def _facts(fleet: Fleet, bundle: Bundle | None, alive: frozenset[str]) -> FactsChanged:
-    """None: the bundle left fleet.yaml, and what it left behind is dealt with as it said while it was there."""
-    if bundle is None:
-        return FactsChanged(clusters=frozenset(), paused=frozenset(), suspended=False, alive=alive, fleet=fleet.name)
-    wanted = targets.targets(fleet, bundle)
-    return FactsChanged(
-        clusters=frozenset(cluster.name for cluster in wanted),
-        paused=frozenset(cluster.name for cluster in wanted if cluster.paused),
-        suspended=bundle.suspend,
-        deletion=bundle.deletion,
-        alive=alive,
-        fleet=fleet.name,
-    )

@@ -10,13 +10,16 @@ from collections.abc import Iterable
 import msgspec
 
 from fleet.core import rollout as engine
+from fleet.core import targets
 from fleet.engine.box import Inbox
 from fleet.model.cluster import Assignment, MemberReport
 from fleet.model.events import Event
+from fleet.model.fleetfile import Bundle, Fleet
 from fleet.model.rollout import (
     BundleState,
     Commit,
     Deploy,
+    FactsChanged,
     Now,
     Release,
     ReleaseReady,
@@ -134,3 +137,18 @@ def reports_of(reachable: Iterable[tuple[str, bool]], state: BundleState) -> dic
         if cluster in wanted and (known is None or (known.seq == 0 and known.reachable is not there)):
             found[cluster] = MemberReport(cluster=cluster, bundle=state.bundle, reachable=there)
     return found
+
+
+def facts_of(fleet: Fleet, bundle: Bundle | None, alive: frozenset[str]) -> FactsChanged:
+    """None: the bundle left fleet.yaml, and what it left behind is dealt with as it said while it was there."""
+    if bundle is None:
+        return FactsChanged(clusters=frozenset(), paused=frozenset(), suspended=False, alive=alive, fleet=fleet.name)
+    wanted = targets.targets(fleet, bundle)
+    return FactsChanged(
+        clusters=frozenset(cluster.name for cluster in wanted),
+        paused=frozenset(cluster.name for cluster in wanted if cluster.paused),
+        suspended=bundle.suspend,
+        deletion=bundle.deletion,
+        alive=alive,
+        fleet=fleet.name,
+    )

@@ -68,6 +68,8 @@ class MemoryStore:
         """The commit (from 0) at which the process is killed, and on which side of it."""
         self.lose_answer = False
         """The next commit is carried out, but its caller is told that it failed."""
+        self.meanwhile: Callable[[], None] | None = None
+        """What happens once while a commit is under way."""
 
     def _check(self) -> None:
         if self.down:
@@ -94,6 +96,9 @@ class MemoryStore:
         for assignment in commit.assignments:
             self.rows[assignment.cluster, assignment.bundle] = copied(assignment)
         events = self._append(commit.events)
+        if self.meanwhile is not None:
+            happens, self.meanwhile = self.meanwhile, None
+            happens()
         if self.kill == (number, "after"):
             raise Killed
         if self.lose_answer:
@@ -117,6 +122,14 @@ class MemoryStore:
     async def assignments(self) -> Sequence[Assignment]:
         self._check()
         return [copied(row) for row in self.rows.values()]
+
+    async def events(self, since: int, limit: int) -> Sequence[Event]:
+        self._check()
+        return self.log[since : since + limit]
+
+    async def last_seq(self) -> int:
+        self._check()
+        return len(self.log)
 
     async def release(self, release: str) -> Release | None:
         self._check()

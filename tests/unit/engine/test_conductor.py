@@ -87,6 +87,73 @@ async def test_a_commit_whose_answer_was_lost_is_found_in_the_store() -> None:
     await plant.act(lose)
     assert list(plant.store.stored_rollouts) == ["shop-1"]
     assert plant.store.stored_rollouts["shop-1"].state is RolloutState.BLOCKED
+    assert plant.told == plant.store.log, "those who follow the log get what was stored without an answer, too"
+
+
+async def test_a_command_whose_answer_was_lost_is_carried_out_although_nothing_else_happens() -> None:
+    plant = Plant()
+    await plant.push("one")
+    await plant.pass_time(20.0)
+
+    async def lose() -> None:
+        plant.store.lose_answer = True
+        with pytest.raises(StoreError):
+            await plant.conductor.command(Commanded(name="abort", actor="ann", rollout="shop-1"))
+        await plant.clock.advance(2.0)
+        state = plant.conductor.state("shop")
+        assert state is not None
+        assert (state.active, state.version) == (None, plant.store.states["shop"].version)
+
+    await plant.act(lose)
+    assert plant.told == plant.store.log
+
+
+async def test_a_command_is_not_decided_on_a_state_that_is_in_doubt() -> None:
+    plant = Plant()
+    await plant.push("one")
+    await plant.pass_time(20.0)
+
+    async def lose() -> None:
+        plant.store.lose_answer = True
+        with pytest.raises(StoreError):
+            await plant.conductor.command(Commanded(name="abort", actor="ann", rollout="shop-1"))
+        plant.store.down = True
+        with pytest.raises(StoreError, match="nothing was done"):
+            await plant.conductor.command(Commanded(name="pause", actor="ann", rollout="shop-1"))
+        plant.store.down = False
+        with pytest.raises(Conflict, match="nothing to pause"):
+            await plant.conductor.command(Commanded(name="pause", actor="ann", rollout="shop-1"))
+
+    await plant.act(lose)
+    assert plant.told == plant.store.log
+
+
+async def test_evidence_that_comes_while_a_decision_is_stored_is_not_replaced_by_less() -> None:
+    """After a restart: an agent says once what it sees, while the first decision is being stored."""
+    plant = Plant()
+    await plant.push("one")
+    plant.conductor = plant._new()
+    evidence = plant.clusters["qa1"].work(plant.store.rows["qa1", "shop"])
+
+    heard: list[str] = []
+
+    def hear() -> None:
+        heard.append("qa1")
+        plant.conductor.report(MemberReport(cluster="qa1", bundle="", reachable=True))
+        plant.conductor.report(evidence)
+        plant.conductor.report(MemberReport(cluster="qa1", bundle="", reachable=True))
+
+    plant.store.meanwhile = hear
+    await plant.conductor.restore()
+    async with anyio.create_task_group() as group:
+        group.start_soon(plant.conductor.run)
+        plant.conductor.configure(msgspec.structs.replace(plant.fleet, name="renamed"))
+        await plant.clock.settle()
+        assert heard == ["qa1"]
+        state = plant.conductor.state("shop")
+        assert state is not None
+        assert state.reports["qa1"] == evidence
+        group.cancel_scope.cancel()
 
 
 async def test_many_reports_of_one_moment_are_one_decision() -> None:
