@@ -30,7 +30,7 @@ from tests.testbed.processes import Process
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
 """Generous: the machine may be busy with clusters."""
-WAIT_SECONDS = 40.0
+WAIT_SECONDS = 90.0
 COMMAND_SECONDS = 60.0
 POLL = 0.05
 

@@ -26,7 +26,7 @@ BAKE = "300ms"
 GATES = [{"name": "go", "type": "approval", "allowAuthor": True}]
 
 
-def strategies(progress_deadline: str = "15s", *, stable: str = STABLE, bake: str = BAKE) -> list[Json]:
+def strategies(progress_deadline: str = "60s", *, stable: str = STABLE, bake: str = BAKE) -> list[Json]:
     """`waves`: qa, then prod; `gated`: the same with the approval `go` before prod; `both`: all at once."""
     health = {"stableFor": stable, "progressDeadline": progress_deadline}
     qa = {"name": "qa", "clusterSelector": {"matchLabels": {"env": "qa"}}, "bake": bake}
