@@ -257,6 +257,10 @@ class ClusterRecord(msgspec.Struct, frozen=True):
     """What is owed, whole; set exactly when `owed` is."""
     earlier: tuple[HistoryEntry, ...] = ()
     """What was last_good before, newest first, bounded; where a rollback goes when last_good itself is left."""
+    claimed: bool = False
+    """Whether the cluster has carried out an intent of this store, or was given a number beyond another one's."""
+    fence: int = 0
+    """The number of another control plane that took the cluster over from us; 0: there is none."""
 
 
 class Joining(msgspec.Struct, frozen=True):

@@ -35,7 +35,7 @@ def _taken(draft: Draft, cluster: str) -> bool:
 
 def _pay(draft: Draft, cluster: str, record: ClusterRecord) -> None:
     report, debt = draft.reports.get(cluster), record.debt
-    if debt is None or report is None or not report.reachable:
+    if debt is None or report is None or not report.reachable or record.fence:
         return
     number = f"{draft.bundle}-{debt.number}"
     recorded = record.recorded

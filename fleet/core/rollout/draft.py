@@ -174,10 +174,11 @@ class Draft:
         """Intends to put `entry` on a cluster (I11: durable with this very decision); returns the new seq."""
         record = self.record(cluster)
         report = self.reports.get(cluster)
-        # The cluster may know a higher number than we do, after our database was restored from a backup.
-        seen = max(report.seq, report.fence) if report is not None else 0
-        seq = max(record.seq, seen) + 1
-        record = replace(record, seq=seq, recorded=entry)
+        # The cluster may know a higher number than we do: whether we may go beyond it is decided in `fence`.
+        others = max(record.fence, 0 if report is None else report.fence)
+        seen = max(record.seq, others, 0 if report is None else report.seq)
+        seq, claimed = seen + 1, record.claimed or others >= max(1, record.seq)
+        record = replace(record, seq=seq, recorded=entry, claimed=claimed, fence=0)
         if purpose != "catchup":
             # What was owed is older than what the cluster gets now.
             record = replace(record, owed=None, debt=None)
@@ -208,8 +209,8 @@ class Draft:
         return seq
 
     def withdraw(self, cluster: str) -> None:
-        """Leaves what is on a cluster to itself; only the fencing number is remembered, and whether it is there."""
-        self.put_record(cluster, ClusterRecord(seq=self.record(cluster).seq))
+        """Leaves what is on a cluster to itself; only its fence is remembered, and whether it is there."""
+        self.put_record(cluster, blank(self.record(cluster)))
         known = self.reports.get(cluster)
         self.reports = {c: report for c, report in self.reports.items() if c != cluster}
         if known is not None and self.belongs(cluster):
@@ -273,6 +274,11 @@ class Draft:
 
     def _versioned(self, rollout: Rollout) -> Rollout:
         return replace(rollout, version=rollout.version + 1) if rollout.id in self._touched else rollout
+
+
+def blank(record: ClusterRecord) -> ClusterRecord:
+    """Of a cluster that holds nothing of the bundle: only its fence."""
+    return ClusterRecord(seq=record.seq, claimed=record.claimed, fence=record.fence)
 
 
 def unassigned(report: MemberReport) -> MemberReport:

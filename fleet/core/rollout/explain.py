@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from fleet.core.rollout import gate, lifecycle, member, rollback, wave
+from fleet.core.rollout import fence, gate, lifecycle, member, rollback, wave
 from fleet.core.rollout.evidence import Sight, complaint, sight
 from fleet.model.rollout import (
     BlockedBy,
@@ -191,6 +191,8 @@ def _debt(cluster: str, record: ClusterRecord, state: BundleState) -> str:
         when = "when it is not paused any more"
     elif report is None or not report.reachable:
         when = "when it can be reached again"
+    elif record.fence:
+        when = f"with the next release that a person retries: {fence.TAKEN.format(record.fence)}"
     elif record.recorded is not None and record.debt is not None and record.recorded.release == record.debt.release:
         when = f"and is not healthy with it yet ({complaint(report)})"
     else:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from fleet.core.rollout import lifecycle, member, undo
-from fleet.core.rollout.draft import Draft
+from fleet.core.rollout.draft import Draft, blank
 from fleet.core.rollout.evidence import concerns
-from fleet.model.rollout import ClusterRecord, FactsChanged, Member, RolloutState, WaveRun, WaveState
+from fleet.model.rollout import FactsChanged, Member, RolloutState, WaveRun, WaveState
 
 replace = msgspec.structs.replace
 
@@ -84,16 +84,15 @@ def _let_go(draft: Draft, cluster: str, *, clean: bool) -> None:
     record = draft.records[cluster]
     recorded = record.recorded
     if recorded is None:
-        if record != ClusterRecord(seq=record.seq):
-            draft.put_record(cluster, ClusterRecord(seq=record.seq))
+        if record != blank(record):
+            draft.put_record(cluster, blank(record))
         return
-    if not clean:
+    if not clean or record.fence:
         draft.withdraw(cluster)
     elif recorded.digest is not None:
         removed = replace(recorded, digest=None, at=draft.now.wall)
         draft.deploy(cluster, removed, "remove", f"{draft.bundle}-{recorded.number}", None)
-        seq = draft.record(cluster).seq
-        draft.put_record(cluster, ClusterRecord(seq=seq, recorded=removed))
+        draft.put_record(cluster, replace(blank(draft.record(cluster)), recorded=removed))
 
 
 def settle(draft: Draft) -> None:
@@ -106,7 +105,7 @@ def settle(draft: Draft) -> None:
             continue
         report = draft.reports.get(cluster)
         told = concerns(report, record.seq, None)
-        if told is not None and told.phase == "applied":
+        if record.fence or (told is not None and told.phase == "applied"):
             draft.withdraw(cluster)
         elif report is not None and report.seq == record.seq and report.fence >= record.seq:
             draft.deploy(cluster, record.recorded, "remove", f"{draft.bundle}-{record.recorded.number}", None)

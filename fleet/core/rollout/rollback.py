@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from fleet.core.rollout import lifecycle, member, quarantine, wave
+from fleet.core.rollout import fence, lifecycle, member, quarantine, wave
 from fleet.core.rollout.draft import Draft
 from fleet.core.rollout.evidence import Sight, complaint, concerns, sight
 from fleet.model.rollout import (
@@ -213,7 +213,9 @@ def progress(draft: Draft) -> None:
 
 
 def _followed(draft: Draft, one: Member) -> Member:
-    one = wave.refenced(draft, draft.running.waves[0], one, "rollback")
+    one = fence.settle(draft, draft.running.waves[0], one, "rollback")
+    if one.state is not MemberState.ROLLING_BACK:
+        return one
     report, wall = draft.reports.get(one.cluster), draft.now.wall
     seen, told = sight(report, one.seq, one.digest, draft.listening), concerns(report, one.seq, one.digest)
     recorded = draft.record(one.cluster).recorded

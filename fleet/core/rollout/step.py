@@ -16,6 +16,7 @@ from fleet.core.rollout import (
     clocks,
     commands,
     facts,
+    fence,
     lifecycle,
     rollback,
     wave,
@@ -79,6 +80,7 @@ def _report(draft: Draft, reports: Iterable[MemberReport]) -> None:
     held = ((r, draft.record(r.cluster).recorded) for r in reports)
     heard = {r.cluster: unassigned(r) if recorded is None and r.seq else r for r, recorded in held}
     draft.reports = {**draft.reports, **heard}
+    fence.note(draft, heard.values())
 
 
 def _command(draft: Draft, event: Commanded) -> str | None:

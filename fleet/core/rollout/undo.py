@@ -74,9 +74,12 @@ def _goods(record: ClusterRecord) -> Iterable[HistoryEntry]:
 
 
 def _return(draft: Draft, cluster: str, before: Iterable[HistoryEntry], rollout: str, wave: str | None) -> None:
-    """To the first that is not quarantined (I6); where there is none, what is there is left to itself."""
+    """To the first that is not quarantined (I6).
+
+    Where there is none, or another control plane is at work, what is there is left to itself.
+    """
     back = next((entry for entry in before if entry.content not in draft.quarantined), None)
-    if back is None:
+    if back is None or draft.record(cluster).fence:
         draft.withdraw(cluster)
     else:
         draft.deploy(cluster, replace(back, at=draft.now.wall), "rollback", rollout, wave)

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from fleet.core.rollout import gate, member, quarantine, undo
+from fleet.core.rollout import fence, gate, member, quarantine, undo
 from fleet.core.rollout.draft import Draft
 from fleet.core.rollout.evidence import GRACE, Sight, reachable, sight
-from fleet.model.cluster import ApplyOutcome, Purpose
+from fleet.model.cluster import ApplyOutcome
 from fleet.model.rollout import (
     GateRun,
     GateState,
@@ -126,21 +126,17 @@ def expire(draft: Draft, index: int, reason: str) -> None:
 
 def _roll(draft: Draft, index: int) -> None:
     observe(draft, index)
-    members = draft.running.waves[index].members
-    failed = [m for m in members if m.state is MemberState.FAILED]
-    errored = [m for m in members if member.given_up(m)]
-    name = draft.running.waves[index].plan.name
-    if failed:
-        fail(draft, index, f"wave {name} failed: {described(failed)}", attributable=True)
-    elif errored:
-        fail(draft, index, f"wave {name} could not be applied: {described(errored)}", attributable=False)
-    elif draft.running.stuck >= BLOCKED_TIMEOUT - member.EPSILON:
-        names = [m for m in members if m.state is MemberState.PENDING]
+    if _broken(draft, index):
+        return
+    run = draft.running.waves[index]
+    if draft.running.stuck >= BLOCKED_TIMEOUT - member.EPSILON:
+        names = [m for m in run.members if m.state is MemberState.PENDING]
         why = f"unreachable for {BLOCKED_TIMEOUT:g} s: {_listed(m.cluster for m in names)}"
-        fail(draft, index, f"wave {name}: {why}", attributable=False)
-    else:
-        if not draft.held:
-            _start(draft, index)
+        fail(draft, index, f"wave {run.plan.name}: {why}", attributable=False)
+        return
+    if not draft.held:
+        _start(draft, index)
+    if not _broken(draft, index):
         _close(draft, index)
 
 
@@ -150,7 +146,10 @@ def observe(draft: Draft, index: int) -> None:
     members = list(wave.members)
     for i, one in enumerate(members):
         if member.in_flight(one):
-            members[i] = refenced(draft, wave, follow(draft, wave, one), "forward")
+            seen = follow(draft, wave, one)
+            members[i] = fence.settle(draft, wave, seen, "forward")
+            if members[i].state is not seen.state:
+                tell(draft, wave, seen, members[i])
             if member.given_up(members[i]):
                 undo.leave(draft, wave, one)
     draft.put_wave(index, replace(wave, members=tuple(members)))
@@ -165,18 +164,6 @@ def follow(draft: Draft, wave: WaveRun, one: Member) -> Member:
         if after.state is not one.state:
             tell(draft, wave, one, after)
         one = after
-
-
-def refenced(draft: Draft, wave: WaveRun, one: Member, purpose: Purpose) -> Member:
-    """The same intent with a higher number, where the cluster holds a higher one than ours (a restored database)."""
-    report = draft.reports.get(one.cluster)
-    if report is None or report.fence < one.seq or report.seq != one.seq or not member.in_flight(one):
-        return one
-    recorded = draft.record(one.cluster).recorded
-    if recorded is None:
-        return one
-    seq = draft.deploy(one.cluster, recorded, purpose, draft.running.id, wave.plan.name)
-    return replace(one, seq=seq, attempts=one.attempts + 1)
 
 
 def tell(draft: Draft, wave: WaveRun, before: Member, after: Member) -> None:
@@ -234,6 +221,8 @@ def _start(draft: Draft, index: int) -> None:
         elif not there:
             after = member.skip(one, "unreachable", draft.now.wall) if skippable > 0 else one
             skippable -= 1
+        elif draft.record(one.cluster).fence and one.attempts == 0:
+            after = fence.taken(draft, one)
         else:
             after = _already(draft, one) or _apply(draft, wave, one)
             slots -= after.state is MemberState.APPLYING
@@ -300,16 +289,15 @@ def _bake(draft: Draft, index: int) -> None:
         after, well = _watched(draft, wave, one)
         if after is not one:
             members[i] = after
-            if after.state is MemberState.FAILED:
+            if after.state is not one.state:
                 draft.say_member(wave, one, after)
         healthy += well
         lost = max(lost, after.bake_lost)
     baked = max(0.0, wave.bake_clock - lost) if counted else wave.baked
     wave = draft.put_wave(index, replace(wave, members=tuple(members), baked=baked))
-    failed = [m for m in members if m.state is MemberState.FAILED]
-    if failed:
-        fail(draft, index, f"wave {wave.plan.name} failed while baking: {described(failed)}", attributable=True)
-    elif not any(m.state in member.SUCCEEDED for m in members):
+    if _broken(draft, index, " while baking"):
+        return
+    if not any(m.state in member.SUCCEEDED for m in members):
         fail(draft, index, f"wave {wave.plan.name} has no cluster left: {described(members)}", attributable=False)
     elif counted:
         _judge(draft, index, all_healthy=healthy == counted)
@@ -317,6 +305,8 @@ def _bake(draft: Draft, index: int) -> None:
 
 def _watched(draft: Draft, wave: WaveRun, one: Member) -> tuple[Member, bool]:
     report = draft.reports.get(one.cluster)
+    if draft.record(one.cluster).fence:
+        return fence.taken(draft, one), False
     seen = sight(report, one.seq, one.digest, draft.listening)
     if seen is Sight.HEALTHY and report is not None:
         if report.drift_restarts != one.drift_restarts:
@@ -362,6 +352,18 @@ def _pass(draft: Draft, index: int) -> None:
 
 
 # --- verdict ---------------------------------------------------------------------------------------------------------
+
+
+def _broken(draft: Draft, index: int, when: str = "") -> bool:
+    """Whether a cluster has ended badly; the wave has failed then."""
+    run = draft.running.waves[index]
+    failed = [m for m in run.members if m.state is MemberState.FAILED]
+    errored = [m for m in run.members if member.given_up(m)]
+    if failed:
+        fail(draft, index, f"wave {run.plan.name} failed{when}: {described(failed)}", attributable=True)
+    elif errored:
+        fail(draft, index, f"wave {run.plan.name} could not be applied: {described(errored)}", attributable=False)
+    return bool(failed or errored)
 
 
 def fail(draft: Draft, index: int, reason: str, *, attributable: bool) -> None:
