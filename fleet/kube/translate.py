@@ -114,7 +114,11 @@ _AUTHORIZER = re.compile(r"\bcannot \w+ (resource|path)\b")
 _REFUSED_USER = re.compile(r'[\w.]+(?: "[^"]*")? is forbidden: User "[^"]*" cannot \w+ resource\b')
 """How the authorizer begins; it knows names only. What admission says (webhooks, policies) may quote what it judged."""
 _LOCKS = ("metadata.uid", "metadata.resourceVersion")
-_PERMANENT_500 = re.compile(r"failed to create typed patch object|request is too large")
+_PERMANENT_500 = re.compile(
+    r"failed to create typed patch object|unable to convert unstructured object|request is too large"
+)
+"""Values that do not fit their type (a quantity, a time, base64) come as the second; a conversion webhook that is away
+says something else."""
 _BY_CODE = {
     400: "definite",
     404: "unserved",

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.real
 
 REFUSED = {
     "schema": "replicaz",
+    "quantity": "quantities must match",
     "immutable": "immutable",
     "policy": "no forbidden settings here",
     "image": "web",
@@ -44,7 +45,7 @@ def site(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def broken(site: Site) -> tuple[str, int]:
-    """One commit that is wrong in four ways; its id, and the mark in prod's audit log from before it."""
+    """One commit that is wrong in five ways; its id, and the mark in prod's audit log from before it."""
     forbid(site.qa, site.namespace("policy"))
     mark = site.prod.audit.mark()
     hasty = plane_site.strategies(progress_deadline="2s")[0] | {"name": "hasty"}
@@ -52,9 +53,12 @@ def broken(site: Site) -> tuple[str, int]:
     next(bundle for bundle in site.bundles if bundle["name"] == "image")["strategy"] = "hasty"
     typo = yaml.safe_load(deployment())
     typo["spec"]["replicaz"] = 3
+    much = yaml.safe_load(deployment())
+    much["spec"]["template"]["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "a lot"}}
     sha = site.push(
         {
             **folder("schema", {"web.yaml": yaml.safe_dump(typo)}),
+            **folder("quantity", {"web.yaml": yaml.safe_dump(much)}),
             **folder("immutable", {"web.yaml": deployment(app="another")}),
             **folder("policy", {"settings.yaml": settings(version="2", forbidden="yes")}),
             **folder("image", app("2", image="nginx:does-not-exist")),

@@ -175,6 +175,26 @@ CASES = [
         "definite",
         id="typed patch",
     ),
+    pytest.param(
+        500,
+        answer(
+            500,
+            "failed to convert new object (n/a; v1, Kind=Secret) to proper version: unable to convert unstructured "
+            "object to v1, Kind=Secret: error decoding from json: illegal base64 data at input byte 4",
+        ),
+        "definite",
+        id="not of its type",
+    ),
+    pytest.param(
+        500,
+        answer(
+            500,
+            "failed to convert new object (n/a; x.io/v2, Kind=X) to proper version: conversion webhook for x.io/v1, "
+            'Kind=X failed: Post "https://x.x.svc:443/": dial tcp: connect: connection refused',
+        ),
+        "transient",
+        id="conversion webhook away",
+    ),
     pytest.param(500, answer(500, "etcdserver: request is too large"), "definite", id="too large for etcd"),
     pytest.param(
         500, answer(500, "request to convert CR from an invalid group/version: x/v1beta1"), "transient", id="convert"
