@@ -13,7 +13,7 @@ from typing import Protocol
 import anyio
 import msgspec
 
-from fleet.core import adoption, health, ownership
+from fleet.core import adoption, health, normalize, ownership
 from fleet.core.drift import takeover
 from fleet.engine.observer import Observer
 from fleet.engine.ports import Catalog, ClusterClient
@@ -99,6 +99,7 @@ class Applier:
         live = await self._admit(resource, manifest, assignment)
         if live is None:
             return await self._send(resource, manifest, assignment, "", "")
+        await self._inherit(manifest, live)
         return await self._send(resource, manifest, assignment, live.meta.uid, live.meta.resource_version)
 
     async def dry_run(self, manifest: Manifest, uid: str) -> LiveObject:
@@ -204,6 +205,15 @@ class Applier:
         if reason is not None:
             raise Rejected("definite", 409, "NotOurs", reason)
         return live
+
+    async def _inherit(self, manifest: Manifest, live: LiveObject) -> None:
+        """Makes us the heir of kubectl on an adopted object, so that what leaves Git leaves the cluster (row 18)."""
+        mark = normalize.tracked(live)
+        if mark is not None and mark.fleet == self._fleet:
+            return
+        taken = takeover.absorb(ownership.decode(live), manager=self.manager)
+        if taken is not None:
+            await self.take_over(manifest, taken.patch)
 
     async def _send(
         self, resource: Resource, manifest: Manifest, assignment: Assignment, uid: str, version: str

@@ -61,6 +61,8 @@ class ClusterInventory:
         self._known = False
         self._there: Inventory | None = None
         """What lies there, as we last read or wrote it."""
+        self._is_ours = True
+        """Whether every object that it tracks is known to us."""
         self.name = _object_name(fleet, bundle)
 
     async def read(self) -> Inventory | None:
@@ -70,8 +72,9 @@ class ClusterInventory:
         except NotFound:
             self._version, self._known, self._there = None, True, None
             return None
-        self._version, self._known = live.meta.resource_version, True
+        self._known = False  # unless it can be read
         self._there = _decode(self._bundle, live)
+        self._version, self._known, self._is_ours = live.meta.resource_version, True, False
         return self._there
 
     def doubt(self) -> None:
@@ -91,6 +94,7 @@ class ClusterInventory:
         if there is None:
             return False
         _fence(there, inventory)
+        self._is_ours = self._is_ours or there.seq == inventory.seq
         return there.seq == inventory.seq
 
     def is_known_as(self, inventory: Inventory) -> bool:
@@ -112,18 +116,21 @@ class ClusterInventory:
         Raises Fenced when the cluster holds a newer `seq`, or the same with another digest.
         """
         if not self._known:
-            inventory = await self._merge(inventory)
+            await self.read()
         for _ in range(3):
+            if self._there is not None:
+                _fence(self._there, inventory)
+                inventory = inventory if self._is_ours else _union(inventory, self._there)
             try:
                 live = await self._put(inventory)
             except Rejected as error:
                 if error.kind != "conflict":
                     raise
-                inventory = await self._merge(inventory)
+                await self.read()
             except NotFound:
-                self._version = None
+                self._version, self._there = None, None
             else:
-                self._version, self._there = live.meta.resource_version, inventory
+                self._version, self._there, self._is_ours = live.meta.resource_version, inventory, True
                 return inventory
         raise Rejected(
             "conflict",
@@ -131,13 +138,6 @@ class ClusterInventory:
             "Conflict",
             f"the inventory {NAMESPACE}/{self.name} keeps changing; another writer is at work",
         )
-
-    async def _merge(self, inventory: Inventory) -> Inventory:
-        there = await self.read()
-        if there is None:
-            return inventory
-        _fence(there, inventory)
-        return _union(inventory, there)
 
     async def remove(self) -> None:
         """Deletes the object once the bundle has left the cluster for good. Raises Fenced when it is no longer ours."""

@@ -124,6 +124,14 @@ class Reconciler:
                 await self._record(work)
         return None if halt.called else self._judge(work)
 
+    async def verify(self, assignment: Assignment) -> None:
+        """Reads the inventory in the cluster anew; raises Fenced when another control plane has taken over."""
+        inventory = self.inventories.get(assignment.bundle)
+        if inventory is not None and inventory.seq == assignment.seq:
+            there = self._in_cluster_of(assignment.bundle)
+            there.doubt()
+            await there.holds(inventory)
+
     def doubt_inventories(self) -> None:
         """The cluster was out of sight: it may have lost its data, or another control plane may have taken over."""
         for there in self._in_cluster.values():

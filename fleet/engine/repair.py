@@ -54,15 +54,20 @@ class Repair:
         metrics: Metrics,
         *,
         save: Callable[[Baseline], Awaitable[None]],
+        verify: Callable[[Standing], Awaitable[bool]],
         monotonic: Callable[[], float],
     ) -> None:
-        """`save` stores a baseline; it does not raise, since a restart can do without (it looks once more)."""
+        """`save` stores a baseline; it does not raise, since a restart can do without (it looks once more).
+
+        `verify` asks the cluster whether we are still in charge of a bundle.
+        """
         self._member = member
         self._applier = applier
         self._observer = observer
         self._findings = findings
         self._metrics = metrics
         self._save = save
+        self._verify = verify
         self._monotonic = monotonic
 
     async def work(self, object_id: ObjectId, seen: LiveObject | None, since: float) -> None:
@@ -175,6 +180,8 @@ class Repair:
             disposition = explain.disposition(manifest.id, finding.fields)
         if disposition == "none":
             return
+        if finding.manager in (None, self._applier.manager) and not await self._verify(standing):
+            return  # nobody else writes under our name but a control plane that has replaced this one
         drift = self._findings.detected(standing, manifest, finding, report_only=disposition == "reported")
         self._member.records.set_drifted(record, drift.state != "ignored", noted=True)
         if drift.state not in ("open", "contested"):

@@ -21,6 +21,7 @@ from fleet.core import backoff
 from fleet.engine import differences
 from fleet.engine.agentview import ObjectDifference
 from fleet.engine.applier import Applier, ApplierSettings
+from fleet.engine.clusterinventory import Fenced
 from fleet.engine.contents import Contents
 from fleet.engine.deployer import Deployer, DeployerSettings
 from fleet.engine.findings import Findings
@@ -211,6 +212,7 @@ class Session:
             self._findings,
             shared.metrics,
             save=self._save,
+            verify=self._verify,
             monotonic=shared.clock.monotonic,
         )
 
@@ -449,6 +451,16 @@ class Session:
 
     def _keep(self, drift: Drift) -> None:
         self._shared.keep(self._member.name, drift)
+
+    async def _verify(self, standing: Standing) -> bool:
+        try:
+            await self._reconciler.verify(standing.assignment)
+        except Fenced as error:
+            standing.phase, standing.message, standing.fence = "errored", str(error), error.seq
+            self._member.report(standing.assignment.bundle)
+            self._put_after(standing.assignment.bundle, self._settings.retry_cap)
+            return False
+        return True
 
     async def _save(self, baseline: Baseline) -> None:
         try:

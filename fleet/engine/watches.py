@@ -120,7 +120,7 @@ class Watches:
         for kind in kinds:
             state = self._kinds.get(kind)
             if state is None:
-                return f"{kind} is not served"
+                return f"{kind} is not served" if kind in self._missing else f"{kind} is not watched yet"
             if not state.synced:
                 return f"{kind} is not listed yet{': ' + state.error if state.error else ''}"
             if state.lost_since is not None and self._monotonic() - state.lost_since > allowed:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from fleet.settings import StoreSettings
 from fleet.store import Store, open_store
 from tests.testbed.audit import Request
 from tests.testbed.cluster import Cluster as TestCluster
+from tests.testbed.errors import ApiFailed
 
 FLEET = "test"
 MANAGER = f"fleet-{FLEET}"
@@ -55,6 +57,11 @@ SETTINGS = SessionSettings(
     deployer=DeployerSettings(retry_base=0.1, retry_cap=1.0, prune_again=0.3),
 )
 
+
+def with_applier(**seconds: float) -> SessionSettings:
+    return msgspec.structs.replace(SETTINGS, applier=ApplierSettings(**seconds))
+
+
 BOUNDS = Bounds(
     timeouts=Timeouts(connect=2.0, request=5.0),
     pace=Pace(shortest=30.0, longest=60.0, backoff=0.2, backoff_cap=1.0),
@@ -66,6 +73,22 @@ BOUNDS = Bounds(
 async def kubectl(cluster: TestCluster, *arguments: str, stdin: str | None = None) -> str:
     """kubectl in a thread, so that the loop under test goes on."""
     return await anyio.to_thread.run_sync(lambda: cluster.kubectl(*arguments, stdin=stdin))
+
+
+async def in_thread(do: Callable[[], Any]) -> Any:
+    """What blocks, such as requests of the testbed's client, while the loop under test goes on."""
+    return await anyio.to_thread.run_sync(do)
+
+
+async def eventually(what: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """The first true answer of `what`, asked in a thread; a server that refuses or is away gave none."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with suppress(ApiFailed, OSError):
+            if answer := await in_thread(what):
+                return answer
+        assert time.monotonic() < deadline, f"never: {what}"
+        await anyio.sleep(0.05)
 
 
 async def mark(cluster: TestCluster) -> int:
@@ -239,7 +262,7 @@ class Rig:
         """Newest first."""
         return await self.store.drifts(self.cluster, None, False, None, 500)
 
-    async def drifts(self, least: int, seconds: float = 15.0, *, states: str = "healed reported") -> tuple[Drift, ...]:
+    async def drifts(self, least: int, seconds: float = 60.0, *, states: str = "healed reported") -> tuple[Drift, ...]:
         """The stored drift records once at least so many of them are in one of these states."""
         deadline = time.monotonic() + seconds
         while True:
@@ -252,7 +275,7 @@ class Rig:
     def said(self, kind: str) -> list[Event]:
         return [event for event in self.events if event.type == kind]
 
-    async def hears(self, kind: str, times: int = 1, seconds: float = 15.0) -> list[Event]:
+    async def hears(self, kind: str, times: int = 1, seconds: float = 60.0) -> list[Event]:
         """The events of a kind once there are so many."""
         deadline = time.monotonic() + seconds
         while len(found := self.said(kind)) < times:
@@ -294,6 +317,10 @@ def manifests(*bodies: dict[str, Any], bundle: str = BUNDLE) -> ManifestSet:
         normalize.manifest(normalize.stamp(normalize.normalize(body), fleet=FLEET, bundle=bundle)) for body in bodies
     ]
     return normalize.manifest_set(made)
+
+
+def as_json(body: dict[str, Any]) -> str:
+    return json.dumps(body)
 
 
 def config_map(namespace: str, name: str, **data: str) -> dict[str, Any]:

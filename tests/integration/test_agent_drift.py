@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import pytest
 
 from fleet.model.drift import Drift
 from tests.integration import agentry
-from tests.integration.agentry import Rig, config_map, deployment, manifests, service
+from tests.integration.agentry import Rig, config_map, deployment, in_thread, manifests, service
 from tests.testbed.audit import Request
 from tests.testbed.cluster import Cluster
 
@@ -271,10 +270,6 @@ def essence(live: Json) -> Json:
     spec = {k: v for k, v in live.get("spec", {}).items() if k not in ("clusterIP", "clusterIPs")}
     rest = {k: v for k, v in live.items() if k not in ("status", "metadata", "spec")}
     return {**rest, "spec": spec, "labels": metadata.get("labels"), "annotations": annotations}
-
-
-async def in_thread(do: Callable[[], Any]) -> Any:
-    return await anyio.to_thread.run_sync(do)
 
 
 async def quiet(rig: Rig, seconds: float = 0.5) -> None:

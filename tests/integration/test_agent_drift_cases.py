@@ -5,42 +5,32 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import pytest
 
 from fleet.model.cluster import Health
 from fleet.model.drift import Drift
 from tests.integration import agentry
-from tests.integration.agentry import Rig, config_map, definition, deployment, manifests, namespace_object
+from tests.integration.agentry import (
+    Rig,
+    config_map,
+    definition,
+    deployment,
+    eventually,
+    in_thread,
+    manifests,
+    namespace_object,
+)
 from tests.testbed.cluster import Cluster
-from tests.testbed.errors import ApiFailed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
 Json = dict[str, Any]
-
-
-async def in_thread(do: Callable[[], Any]) -> Any:
-    return await anyio.to_thread.run_sync(do)
-
-
-async def eventually(what: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """The first true answer of `what`, asked in a thread; ApiFailed counts as no answer."""
-    with anyio.move_on_after(seconds):
-        while True:
-            try:
-                if answer := await in_thread(what):
-                    return answer
-            except ApiFailed:
-                pass
-            await anyio.sleep(0.05)
-    raise AssertionError(f"never: {what}")
 
 
 def cm_path(namespace: str, name: str = "a") -> str:

@@ -63,7 +63,9 @@ def absorb(body: Mapping[str, Any], *, manager: str, predecessors: Sequence[str]
     leave the cluster too.
     """
     entries = _entries(body)
-    found = [entry for entry in entries if entry.get("manager") in predecessors and not entry.get("subresource")]
+    # Paths of another version may not be paths of ours.
+    same = [entry for entry in entries if entry.get("apiVersion") == body.get("apiVersion")]
+    found = [entry for entry in same if entry.get("manager") in predecessors and not entry.get("subresource")]
     if not found:
         return None
     own = _own_entry(entries, body, manager, found)
