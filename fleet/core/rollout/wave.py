@@ -12,7 +12,7 @@ import msgspec
 
 from fleet.core.rollout import fence, gate, member, quarantine, undo
 from fleet.core.rollout.draft import Draft
-from fleet.core.rollout.evidence import GRACE, Sight, reachable, sight
+from fleet.core.rollout.evidence import GRACE, Sight, concerns, reachable, sight
 from fleet.model.cluster import ApplyOutcome
 from fleet.model.rollout import (
     GateRun,
@@ -307,12 +307,13 @@ def _watched(draft: Draft, wave: WaveRun, one: Member) -> tuple[Member, bool]:
     report = draft.reports.get(one.cluster)
     if draft.record(one.cluster).fence:
         return fence.taken(draft, one), False
-    seen = sight(report, one.seq, one.digest, draft.listening)
-    if seen is Sight.HEALTHY and report is not None:
-        if report.drift_restarts != one.drift_restarts:
-            repaired = report.drift_restarts > one.drift_restarts
-            lost = wave.bake_clock if repaired else one.bake_lost
-            one = replace(one, drift_restarts=report.drift_restarts, bake_lost=lost)
+    told, seen = concerns(report, one.seq, one.digest), sight(report, one.seq, one.digest, draft.listening)
+    if told is not None and told.drift_restarts != one.drift_restarts:
+        if told.drift_restarts > one.drift_restarts:
+            one = replace(one, bake_lost=wave.bake_clock)
+            draft.touch(draft.running)  # a restart must not forget that the cluster was repaired
+        one = replace(one, drift_restarts=told.drift_restarts)
+    if seen is Sight.HEALTHY:
         return (one if one.unwell == 0.0 else replace(one, unwell=0.0)), True
     deadline = wave.plan.health.progress_deadline
     if seen is not Sight.UNSEEN and one.unwell >= deadline - member.EPSILON:

@@ -396,6 +396,24 @@ def test_drift_during_the_bake_restarts_that_clusters_clock() -> None:
     assert world.rollout().state is RolloutState.SUCCEEDED
 
 
+def test_a_repair_counts_although_the_cluster_is_not_healthy_and_the_control_plane_restarts() -> None:
+    """The agent counts from 0 again after the restart."""
+    world = World(wave("qa", "a", bake=600.0))
+    world.push("one")
+    world.pass_time(30.0 + 500.0)
+    world.behave("one", "unhealthy", "a")
+    world.clusters["a"].restarts = 1
+    step = world.decide(Reported(world.clusters["a"].report()))
+    assert step.changed
+    world.crash()
+    world.behave("one", "good", "a")
+    world.settle()
+    world.pass_time(599.0)
+    assert world.run("qa").state is WaveState.BAKING
+    world.pass_time(1.0)
+    assert world.rollout().state is RolloutState.SUCCEEDED
+
+
 def test_drift_during_the_soak_restarts_it() -> None:
     world = World(wave("qa", "a"))
     world.push("one")
