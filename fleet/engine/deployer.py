@@ -26,8 +26,8 @@ from fleet.model.objects import ManifestSet, ObjectId
 EMPTY = ManifestSet("", ())
 TOLD = 20
 """Reasons that an event names."""
-OWNERLESS = ("catchup", "heal", "remove")
-"""Purposes of assignments that no rollout acts upon when they fail."""
+OWNERLESS = ("catchup", "heal", "remove", "rollback")
+"""Purposes of assignments that no rollout waits for when they fail: an undo goes on after its rollout has ended."""
 
 
 class DeployerSettings(msgspec.Struct, frozen=True):
