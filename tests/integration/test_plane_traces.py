@@ -63,6 +63,17 @@ def names(spans: list[dict[str, Any]]) -> Counter[str]:
     return Counter(span["operationName"] for span in spans)
 
 
+def distinct(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was sent twice, because the kill came before it was noted as sent, is the very same span."""
+    known: dict[str, dict[str, Any]] = {}
+    for span in spans:
+        first = known.setdefault(span["spanID"], span)
+        for key in ("operationName", "startTime", "duration", "references"):
+            assert span[key] == first[key]
+        assert tags(span) == tags(first)
+    return list(known.values())
+
+
 def parents(span: dict[str, Any]) -> list[str]:
     return [ref["spanID"] for ref in span["references"] if ref["refType"] == "CHILD_OF"]
 
@@ -75,11 +86,11 @@ def test_one_trace_over_a_kill(site: Site, jaeger: Jaeger) -> None:
     plane = site.plane
     sha = site.push(folder("shop", app("2")), "two", author="Ana <ana@acme.example>")
     waiting = plane.wait_state("shop", sha, "Blocked")
-    jaeger.wait_trace(waiting["traceId"], lambda spans: names(spans)["bake"] == 1)
+    jaeger.wait_trace(waiting["traceId"], lambda spans: names(spans)["bake"] > 0)
     plane.restart()
     site.approve(plane.wait_state("shop", sha, "Blocked")["id"])
     rollout = plane.wait_state("shop", sha, "Succeeded")
-    spans = jaeger.wait_trace(rollout["traceId"], lambda found: names(found)["rollout"] > 0)
+    spans = distinct(jaeger.wait_trace(rollout["traceId"], lambda found: names(found)["rollout"] > 0))
 
     assert rollout["traceId"] == waiting["traceId"]
     assert names(spans) == {
@@ -93,7 +104,6 @@ def test_one_trace_over_a_kill(site: Site, jaeger: Jaeger) -> None:
         "bake": 1,
     }
     ids = {span["spanID"]: span for span in spans}
-    assert len(ids) == len(spans), "no span twice"
     assert {span["traceID"] for span in spans} == {rollout["traceId"]}
 
     (root,) = [span for span in spans if not parents(span)]
