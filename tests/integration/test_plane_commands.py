@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from tests.integration import plane_site
 from tests.integration.plane import Json
@@ -21,7 +23,7 @@ BUNDLES = {"held": "slow", "rejected": "gated", "aborted": "gated", "returned": 
 def site(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Every bundle of this module at its first version everywhere."""
     with plane_site.site(tmp_path_factory.mktemp("commands"), clusters) as made:
-        made.document["strategies"].append(plane_site.strategies(bake="3s")[0] | {"name": "slow"})
+        made.document["strategies"].append(plane_site.strategies(bake="1500ms")[0] | {"name": "slow"})
         for name, strategy in BUNDLES.items():
             made.bundle(name, strategy)
         made.push({path: text for name in BUNDLES for path, text in folder(name, app("1")).items()})
@@ -154,3 +156,44 @@ def test_what_does_not_exist_is_said(site: Site) -> None:
     plane.run("approve", "resting-1", code=2)
     plane.run("status", "--token", "wrong", code=4)
     plane.run("status", "--server", "http://127.0.0.1:9", code=3)
+
+
+LOOKS: dict[tuple[str, ...], set[str]] = {
+    ("status",): {"fleet", "version", "time", "configRevision", "configError", "sources", "clusters", "bundles"},
+    ("clusters",): {"items", "next"},
+    ("cluster", "prod"): {"name", "labels", "state", "observedAt", "ageSeconds", "kubernetes", "watches", "bundles"},
+    ("cluster", "prod", "--objects", "resting"): {"items", "next"},
+    ("bundles",): {"items", "next"},
+    ("bundle", "resting"): {"name", "namespace", "strategy", "state", "release", "revisions", "suspended", "clusters"},
+    ("rollouts",): {"items", "next"},
+    ("rollouts", "--bundle", "resting", "--limit", "1"): {"items", "next"},
+    ("rollout", "resting-1"): {"id", "state", "blockedBy", "author", "message", "traceId", "version", "waves"},
+    ("drift",): {"items", "next"},
+    ("diff", "resting", "--cluster", "qa"): {"bundle", "cluster", "objects"},
+    ("explain", "resting-1"): {"subject", "state", "waitingFor", "because", "cluster"},
+    ("explain", "qa"): {"subject", "state", "waitingFor", "because", "cluster"},
+    ("sync",): {"items", "next"},
+}
+"""What only looks, with keys that its JSON must have."""
+
+
+@pytest.mark.parametrize("command", LOOKS, ids=" ".join)
+def test_what_looks_answers_in_every_format(site: Site, command: tuple[str, ...]) -> None:
+    plane = site.plane
+    assert plane.cli(*command).keys() >= LOOKS[command]
+    assert yaml.safe_load(plane.run(*command, "-o", "yaml").out).keys() >= LOOKS[command]
+    text = plane.run(*command, "--no-color").out
+    assert text.strip()
+    assert "\x1b" not in text
+
+
+def test_events_are_lines_without_holes(site: Site) -> None:
+    plane = site.plane
+    lines = [json.loads(line) for line in plane.run("events", "-o", "json").out.splitlines()]
+    assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
+    assert lines[0].keys() == {"seq", "time", "type", "bundle", "rollout", "wave", "cluster", "actor", "data"}
+    assert {"source.fetched", "config.accepted", "release.created", "rollout.state", "wave.state"} <= {
+        line["type"] for line in lines
+    }
+    later = plane.run("events", "--since", str(lines[-2]["seq"])).out.splitlines()
+    assert len(later) >= 1

@@ -20,7 +20,7 @@ from tests.testbed.cluster import Clusters
 
 pytestmark = pytest.mark.real
 
-BAKE = 3.0
+BAKE = 2.0
 """Seconds."""
 DISK = "32m"
 
