@@ -328,9 +328,9 @@ def _session_settings(engine: EngineSettings) -> session.SessionSettings:
     return msgspec.structs.replace(
         usual,
         writes=engine.concurrent_applies,
-        queue=engine.queue,
-        retry_base=engine.retry_base,
-        retry_cap=engine.retry_cap,
+        workers=msgspec.structs.replace(
+            usual.workers, queue=engine.queue, retry_base=engine.retry_base, retry_cap=engine.retry_cap
+        ),
         lost_after=lost_after,
         probe=min(usual.probe, lost_after / 2),
         probe_deadline=min(usual.probe_deadline, lost_after / 4),

@@ -23,9 +23,6 @@ from fleet.errors import FleetError, NotFound, Rejected
 from fleet.model.cluster import Baseline
 from fleet.model.objects import LiveObject, Manifest, ObjectId
 
-LASTING = ("definite", "immutable", "duplicate", "forbidden")
-"""Refusals that another try meets again, until somebody changes something."""
-
 
 class Metrics(Protocol):
     """Takes durations in seconds, from the event that told of a change."""

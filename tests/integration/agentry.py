@@ -26,6 +26,7 @@ from fleet.engine.eventlog import EventLog
 from fleet.engine.ports import Connector
 from fleet.engine.reconcile import Keeper
 from fleet.engine.session import SessionSettings, Shared
+from fleet.engine.workers import WorkerSettings
 from fleet.kube.bounds import Bounds, Pace, Rates, Timeouts
 from fleet.kube.connect import KubeConnector
 from fleet.model.cluster import Assignment, DeployOptions, Health, MemberReport
@@ -52,7 +53,7 @@ SETTINGS = SessionSettings(
     watch_retry=0.5,
     prune_confirm=1.0,
     sweep=1.0,
-    retry_cap=2.0,
+    workers=WorkerSettings(retry_cap=2.0),
     applier=ApplierSettings(served=10.0),
     deployer=DeployerSettings(retry_base=0.1, retry_cap=1.0, prune_again=0.3),
 )
