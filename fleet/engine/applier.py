@@ -13,7 +13,7 @@ from typing import Protocol
 import anyio
 import msgspec
 
-from fleet.core import adoption, health, normalize, ownership
+from fleet.core import adoption, handover, health, normalize, ownership
 from fleet.core.drift import takeover
 from fleet.engine.observer import Observer
 from fleet.engine.ports import Catalog, ClusterClient
@@ -91,6 +91,7 @@ class Applier:
             return await self._send(resource, manifest, assignment, "", "")
         if known is not None:
             try:
+                await self._hand_over(resource, manifest, ownership.unpack(known.fields))
                 return await self._send(resource, manifest, assignment, known.uid, known.resource_version)
             except Rejected as error:
                 if error.kind != "conflict":
@@ -100,6 +101,8 @@ class Applier:
         if live is None:
             return await self._send(resource, manifest, assignment, "", "")
         await self._inherit(manifest, live)
+        own = ownership.entry_of(live.meta.managed_fields, self.manager)
+        await self._hand_over(resource, manifest, bytes(own.fields_v1) if own is not None else b"")
         return await self._send(resource, manifest, assignment, live.meta.uid, live.meta.resource_version)
 
     async def dry_run(self, manifest: Manifest, uid: str) -> LiveObject:
@@ -205,6 +208,24 @@ class Applier:
         if reason is not None:
             raise Rejected("definite", 409, "NotOurs", reason)
         return live
+
+    async def _hand_over(self, resource: Resource, manifest: Manifest, owned: bytes) -> None:
+        """Keeps the replicas that a manifest states no longer; `owned` is our field set before it."""
+        if not handover.is_due(owned, manifest):
+            return
+        try:
+            live = await self.get(manifest)
+        except NotFound:
+            return
+        kept = handover.body(manifest, live)
+        if kept is not None:
+            await self._client.apply(
+                resource,
+                kept,
+                namespace=manifest.id.namespace,
+                name=manifest.id.name,
+                manager=handover.handover_manager(self.manager),
+            )
 
     async def _inherit(self, manifest: Manifest, live: LiveObject) -> None:
         """Makes us the heir of kubectl on an adopted object, so that what leaves Git leaves the cluster (row 18)."""

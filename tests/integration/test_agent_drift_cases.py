@@ -485,6 +485,31 @@ async def test_replicas_that_nobody_states_may_be_scaled(kube_cluster: Cluster, 
         assert await rig.stored_drifts() == ()
 
 
+@pytest.mark.parametrize("memory", ["kept", "lost"])
+async def test_replicas_that_leave_git_stay_as_they_are(
+    kube_cluster: Cluster, namespace: str, tmp_path: Path, memory: str
+) -> None:
+    """P-16: without a hand-over the server would put the default of one in place of five."""
+    free = deployment(namespace, "web")
+    del free["spec"]["replicas"]
+    path = f"/apis/apps/v1/namespaces/{namespace}/deployments/web"
+    async with agentry.running(tmp_path / "one", kube_cluster.kubeconfig) as rig:
+        await rig.assign(manifests(deployment(namespace, "web", replicas=5)), 1)
+        await rig.healthy(1)
+        if memory == "kept":
+            await rig.assign(manifests(free), 2)
+            await rig.healthy(2)
+    async with agentry.running(tmp_path / "two", kube_cluster.kubeconfig) as rig:
+        await rig.assign(manifests(free), 3)
+        await rig.healthy(3)
+        assert (await in_thread(partial(kube_cluster.api.get, path)))["spec"]["replicas"] == 5
+        start = await agentry.mark(kube_cluster)
+        await agentry.kubectl(kube_cluster, "-n", namespace, "scale", "deploy/web", "--replicas=3")
+        await anyio.sleep(0.7)
+        assert await agentry.written(kube_cluster, start) == []
+        assert await rig.stored_drifts() == ()
+
+
 async def test_a_definition_is_healed_as_a_whole(
     kube_cluster: Cluster, namespace: str, tmp_path: Path, things: Things
 ) -> None:

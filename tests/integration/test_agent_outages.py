@@ -119,3 +119,29 @@ async def test_history_is_gone_and_so_is_an_object(own_clusters: Callable[..., C
         for name in ("a", "b", "c"):
             live = await in_thread(partial(cluster.api.get, CM.format("default", name)))
             assert live["data"] == {"colour": "red"}
+
+
+async def test_credentials_that_are_refused_and_then_renewed(
+    kube_cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("expired")
+    kubeconfig = kube_cluster.access.user(f"robot-{namespace}", {"tokenFile": str(token)})
+    async with agentry.running(tmp_path / "data", kubeconfig) as rig:
+        await rig.assign(manifests(config_map(namespace, "a", x="1")), 1)
+        report = await rig.wait(lambda r: not r.reachable)
+        assert "refuses our credentials" in report.health_reason
+        view = rig.agents.view(agentry.CLUSTER)
+        assert view is not None
+        assert view.state is ClusterState.UNAUTHORIZED
+        fresh = await in_thread(partial(kube_cluster.service_account_token, namespace, "robot"))
+        binding = {
+            "metadata": {"name": f"robot-{namespace}"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": "robot", "namespace": namespace}],
+        }
+        path = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+        await in_thread(partial(kube_cluster.api.create, path, binding))
+        token.write_text(fresh)
+        await rig.healthy(1)
+    await in_thread(partial(kube_cluster.api.delete, f"{path}/robot-{namespace}"))
