@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from tests.integration import plane_site
 from tests.integration.plane import Json
 from tests.integration.plane_site import Site, app, folder
-from tests.testbed.cluster import Clusters
+from tests.testbed.cluster import Cluster, Clusters
 
 pytestmark = pytest.mark.real
 
@@ -155,3 +156,55 @@ def test_a_wave_of_paused_clusters_waits_and_says_for_what(site: Site) -> None:
     site.push(message="go on")
     plane.wait_rollout("staged", sha, lambda r: r["state"] == "Succeeded", "the same rollout goes on")
     assert site.config(site.prod, "staged") == {"version": "5"}
+
+
+def test_a_cluster_that_comes_back_empty_gets_everything_again(site: Site) -> None:
+    """As after a restore of nothing: same address and certificates, all objects gone, resource versions begin anew."""
+    plane = site.plane
+    plane.wait_synced("pair")
+    version = site.config(site.prod, "pair")
+    mark = site.qa.audit.mark()
+    site.prod.restart_apiserver(keep_data=False)
+    plane.wait(lambda: site.config(site.prod, "pair"), lambda c: c == version, "everything again")
+    plane.wait_synced("pair")
+    plane.wait_synced("staged")
+    assert site.deployment(site.prod, "pair")["spec"]["replicas"] == 2
+    assert site.inventory(site.prod, "pair") == site.inventory(site.qa, "pair")
+    assert site.asked(site.qa, mark) == [], "the other clusters notice nothing"
+    sha = site.push(folder("pair", app("6")), "and goes on")
+    assert members(plane.wait_state("pair", sha, "Succeeded")).keys() == {"qa", "prod"}
+    assert site.config(site.prod, "pair") == {"version": "6"}
+
+
+def test_rights_that_are_too_small_are_named(site: Site) -> None:
+    plane, user = site.plane, f"narrow-{site.fleet}"
+    allow(site.qa, user, {"apiGroups": [""], "resources": ["*"], "verbs": ["*"]})
+    allow(site.qa, user, {"apiGroups": ["apps"], "resources": ["*"], "verbs": ["get", "list", "watch"]})
+    narrow = {"name": "narrow", "labels": {"env": "narrow"}, "kubeconfig": {"path": str(site.qa.kubeconfig_for(user))}}
+    only = {"matchNames": ["narrow"]}
+    site.document["clusters"].append(narrow)
+    both = site.document["strategies"][2]["waves"][0]
+    both["clusterSelector"] = {"matchNames": ["qa", "prod"]}
+    site.document["strategies"].append({"name": "narrow", "waves": [{"name": "only", "clusterSelector": only}]})
+    site.bundle("narrow", "narrow")
+    sha = site.push(folder("narrow", app("1")), "a cluster with small rights")
+    halted = plane.wait_state("narrow", sha, "Halted")
+    ((member,),) = [wave["clusters"] for wave in halted["waves"]]
+    assert (member["state"], member["reason"]) == ("Failed", "apply")
+    assert 'cannot patch resource "deployments" in API group "apps"' in member["message"]
+    assert user in member["message"]
+    allow(site.qa, user, {"apiGroups": ["apps"], "resources": ["*"], "verbs": ["*"]})
+    assert plane.cli("retry", halted["id"])["state"] == "Running"
+    place = f"/apis/apps/v1/namespaces/{site.namespace('narrow')}/deployments/web"
+    site.qa.api.wait(place, lambda found: found.get("spec", {}).get("replicas") == 2)
+
+
+def allow(cluster: Cluster, user: str, rule: Json) -> None:
+    """Gives a user of a cluster one more right."""
+    api, place, name = cluster.api, "/apis/rbac.authorization.k8s.io/v1", f"{user}-{uuid.uuid4().hex[:8]}"
+    meta = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}}
+    api.create(f"{place}/clusterroles", {**meta, "kind": "ClusterRole", "rules": [rule]})
+    subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    binding = {**meta, "kind": "ClusterRoleBinding", "subjects": subjects, "roleRef": role}
+    api.create(f"{place}/clusterrolebindings", binding)
