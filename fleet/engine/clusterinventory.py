@@ -139,12 +139,11 @@ class ClusterInventory:
             f"the inventory {NAMESPACE}/{self.name} keeps changing; another writer is at work",
         )
 
-    async def remove(self) -> None:
+    async def remove(self, inventory: Inventory) -> None:
         """Deletes the object once the bundle has left the cluster for good. Raises Fenced when it is no longer ours."""
         try:
             live = await self._client.get(CONFIG_MAPS, NAMESPACE, self.name)
-            if self._there is not None:
-                _fence(_decode(self._bundle, live), self._there)
+            _fence(_decode(self._bundle, live), inventory)
             await self._client.delete(
                 CONFIG_MAPS, NAMESPACE, self.name, uid=live.meta.uid, resource_version=live.meta.resource_version
             )

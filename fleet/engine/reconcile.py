@@ -150,7 +150,7 @@ class Reconciler:
 
     async def retire(self, bundle: str) -> None:
         """The bundle has left this cluster for good."""
-        await self._in_cluster_of(bundle).remove()
+        await self._in_cluster_of(bundle).remove(self.inventories[bundle])
         await self._keeper.drop_inventory(self._cluster, bundle)
         self.inventories.pop(bundle, None)
 
