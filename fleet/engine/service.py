@@ -218,16 +218,20 @@ class Service:
         """Every cluster of fleet.yaml, and those that left it and still hold something, by name."""
         fleet, now = self._fleet(), self._parts.now()
         views: dict[str, ClusterView] = {}
+        states: dict[str, BundleState | None] = {}
         for agent in self._parts.agents.views():
-            recorded = {each.bundle: await self._recorded(each.bundle, agent.name) for each in agent.bundles}
+            recorded = {}
+            for each in agent.bundles:
+                if each.bundle not in states:  # what the clocks of a bundle show now is worked out once
+                    states[each.bundle] = self._state_of(each.bundle)
+                recorded[each.bundle] = await self._recorded(states[each.bundle], agent.name)
             views[agent.name] = clusters.cluster_view(agent, recorded, now)
         for cluster in fleet.clusters if fleet else ():
             views.setdefault(cluster.name, clusters.unseen(cluster))
         return tuple(views[name] for name in sorted(views))
 
-    async def _recorded(self, bundle: str, cluster: str) -> dict[str, str]:
+    async def _recorded(self, state: BundleState | None, cluster: str) -> dict[str, str]:
         """Revisions of the release that is recorded on a cluster."""
-        state = self._state_of(bundle)
         record = state.records.get(cluster) if state else None
         if state is None or record is None or record.recorded is None:
             return {}

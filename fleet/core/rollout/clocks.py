@@ -80,7 +80,8 @@ def _baked(draft: Draft, run: WaveRun, elapsed: float) -> WaveRun:
         members = list(run.members) if members is None else members
         members[i] = replace(one, bake_lost=one.bake_lost + elapsed, unwell=unwell)
     clock = run.bake_clock + elapsed
-    return replace(run, bake_clock=clock, members=run.members if members is None else tuple(members))
+    run = replace(run, bake_clock=clock, members=run.members if members is None else tuple(members))
+    return replace(run, baked=wave.baked(run, draft.paused_clusters))
 
 
 # --- when to look again ----------------------------------------------------------------------------------------------

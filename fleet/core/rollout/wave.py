@@ -281,7 +281,6 @@ def _bake(draft: Draft, index: int) -> None:
     wave = draft.running.waves[index]
     members = list(wave.members)
     healthy = counted = 0
-    lost = 0.0
     for i, one in enumerate(members):
         if one.state not in member.SUCCEEDED or one.cluster in draft.paused_clusters:
             continue
@@ -292,15 +291,20 @@ def _bake(draft: Draft, index: int) -> None:
             if after.state is not one.state:
                 draft.say_member(wave, one, after)
         healthy += well
-        lost = max(lost, after.bake_lost)
-    baked = max(0.0, wave.bake_clock - lost) if counted else wave.baked
-    wave = draft.put_wave(index, replace(wave, members=tuple(members), baked=baked))
+    wave = replace(wave, members=tuple(members))
+    draft.put_wave(index, replace(wave, baked=baked(wave, draft.paused_clusters)))
     if _broken(draft, index, " while baking"):
         return
     if not any(m.state in member.SUCCEEDED for m in members):
         fail(draft, index, f"wave {wave.plan.name} has no cluster left: {described(members)}", attributable=False)
     elif counted:
         _judge(draft, index, all_healthy=healthy == counted)
+
+
+def baked(run: WaveRun, paused: frozenset[str]) -> float:
+    """Observed-healthy seconds of the cluster that has the fewest; paused ones do not count."""
+    lost = [one.bake_lost for one in run.members if one.state in member.SUCCEEDED and one.cluster not in paused]
+    return max(0.0, run.bake_clock - max(lost)) if lost else run.baked
 
 
 def _watched(draft: Draft, wave: WaveRun, one: Member) -> tuple[Member, bool]:

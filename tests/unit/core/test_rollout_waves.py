@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from fleet.core.rollout import aged
 from fleet.core.rollout.evidence import GRACE
 from fleet.core.rollout.rollback import DEADLINE
 from fleet.core.rollout.wave import BLOCKED_TIMEOUT, concurrency
@@ -381,6 +382,17 @@ def test_bake_counts_only_time_in_which_every_cluster_was_seen_healthy() -> None
     assert world.run("qa").state is WaveState.BAKING
     world.pass_time(1.0)
     assert world.rollout().state is RolloutState.SUCCEEDED
+
+
+def test_what_is_left_of_a_bake_is_seen_between_decisions() -> None:
+    world = World(wave("qa", "a", bake=600.0))
+    world.push("one")
+    world.pass_time(30.0)
+    assert world.run("qa").state is WaveState.BAKING
+    shown = aged(world.state, 100.0).active
+    assert shown is not None
+    assert shown.waves[0].baked == 100.0
+    assert world.run("qa").baked == 0.0
 
 
 def test_drift_during_the_bake_restarts_that_clusters_clock() -> None:
