@@ -16,6 +16,7 @@ from fleet.engine.applier import ApplierSettings
 from fleet.engine.deployer import DeployerSettings
 from fleet.engine.ports import Store
 from fleet.engine.reconcile import Keeper
+from fleet.engine.workers import WorkerSettings
 from fleet.errors import Rejected
 from fleet.model.cluster import Baseline, Inventory, InventoryEntry, Sync
 from fleet.model.objects import ObjectId
@@ -30,8 +31,7 @@ pytestmark = pytest.mark.anyio
 
 SETTINGS = msgspec.structs.replace(
     agentry.SETTINGS,
-    retry_base=0.01,
-    retry_cap=0.05,
+    workers=WorkerSettings(retry_base=0.01, retry_cap=0.05),
     applier=ApplierSettings(served=0.1, patience=0.02),
     deployer=DeployerSettings(retry_base=0.01, retry_cap=0.03, prune_again=0.02, wait_again=0.02),
 )
