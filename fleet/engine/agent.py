@@ -58,6 +58,7 @@ class Agent:
     async def run(self) -> None:
         """Connects and works, again and again, until cancelled."""
         attempt = 0
+        begun = self._shared.clock.monotonic()
         while True:
             started = self._shared.clock.monotonic()
             try:
@@ -66,7 +67,7 @@ class Agent:
             except Unauthorized as error:
                 self.member.enter(ClusterState.UNAUTHORIZED, str(error))
             except FleetError as error:
-                self.member.enter(ClusterState.UNKNOWN, str(error))
+                self._unreached(str(error), self._shared.clock.monotonic() - begun)
             except Exception as error:
                 # The supervisor starts us again; until then nothing that was seen counts.
                 self.member.enter(ClusterState.UNKNOWN, f"a defect of the agent: {type(error).__name__}")
@@ -77,8 +78,22 @@ class Agent:
             wait = backoff.delay(
                 attempt, self._shared.jitter(), base=settings.reconnect_base, cap=settings.reconnect_cap
             )
+            if self.member.state is ClusterState.CONNECTING:
+                left = begun + self._shared.settings.lost_after - self._shared.clock.monotonic()
+                wait = min(wait, max(left, settings.reconnect_base))
             _log.warning("%s: %s; connecting again in %.1fs", self.member.name, self.member.reason, wait)
             await anyio.sleep(wait)
+
+    def _unreached(self, reason: str, seconds: float) -> None:
+        """`seconds`: since the first attempt.
+
+        What was not reached yet is lost after the same time as what went silent: until then a rollout that comes to it
+        waits instead of passing it over.
+        """
+        if self.member.state is ClusterState.CONNECTING and seconds < self._shared.settings.lost_after:
+            self.member.reason = reason
+        else:
+            self.member.enter(ClusterState.UNKNOWN, reason)
 
     def assign(self, assignments: Mapping[str, Assignment], suspended: frozenset[str]) -> None:
         """What this cluster shall hold now, by bundle."""
