@@ -144,7 +144,10 @@ class Reconciler:
             return
         smaller = inventories.shrink(self.inventories[bundle], gone)
         await self._in_cluster_of(bundle).write(smaller)
-        await self._keeper.put_baselines(self._cluster, (), tuple(gone))
+        known = {object_id: self._records.get(object_id) for object_id in gone}
+        # What went over to another bundle is that one's to know.
+        forgotten = [i for i, record in known.items() if record is None or record.bundle == bundle]
+        await self._keeper.put_baselines(self._cluster, (), forgotten)
         await self._keeper.put_inventory(self._cluster, smaller)
         self.inventories[bundle] = smaller
 
